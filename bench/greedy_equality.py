@@ -1,6 +1,6 @@
 """Greedy output of every drafter and γ against transformers' generate, on real weights in float32.
 
-    python -m bench.greedy_equality --model FILE.gguf [--tokens 64] [--gammas 1 2 3 4 5 6 7 8]
+    python -m bench.greedy_equality --model FILE.gguf [--tokens 64] [--gammas 1 2 3 4 5 6 7 8] [--drafters ngram]
 
 Twenty prompts are decoded as one batch with ragged acceptance; the reference decodes them one by one. Exits with 1 when
 any token differs.
@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--gammas", type=int, nargs="+", default=list(range(1, 9)))
+    parser.add_argument("--drafters", nargs="+", default=["ngram", "draft_model", "early_exit"])
     options = parser.parse_args()
     plain = engine_for(options.model, "none", None, 1)
     tokenizer = Tokenizer(plain.plan.inputs.target)
@@ -75,7 +76,7 @@ def main() -> int:
     rows = []
     for drafter, gamma in [
         ("none", None),
-        *((d, g) for d in ("ngram", "draft_model", "early_exit") for g in options.gammas),
+        *((d, g) for d in options.drafters for g in options.gammas),
     ]:
         engine = engine_for(options.model, drafter, gamma, len(prompts))
         found: list[list[int]] = [[] for _ in prompts]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
-from specplan.arch import ModelArch, RopeScaling
+from specplan.arch import LatentArch, LinearAttentionArch, MambaArch, ModelArch, MoeArch, RopeScaling
 from specplan.errors import InputError, UnsupportedError
+from specplan.families import family_of
 
 #: No device has more; sums stay far from 64 bits.
 MAX_BUDGET_BYTES = 1 << 60
@@ -13,20 +15,29 @@ MAX_BUDGET_BYTES = 1 << 60
 #: Padded vocabularies of one family differ by up to this many entries; more means another tokenizer.
 MAX_VOCAB_DIFFERENCE = 128
 
-#: The families that have a memory model.
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+MAX_LAYERS = 4096
 
 _LIMITS = {
-    "num_hidden_layers": 4096,
+    "num_hidden_layers": MAX_LAYERS,
     "hidden_size": 1 << 18,
-    "intermediate_size": 1 << 20,
     "num_attention_heads": 4096,
     "num_key_value_heads": 4096,
     "head_dim": 1 << 14,
     "vocab_size": 1 << 24,
     "max_position_embeddings": 1 << 28,
-    "num_norms_per_layer": 8,
+    "rotary_dim": 1 << 14,
 }
+_MAX_SIZE = 1 << 20
+_MAY_BE_ZERO = ("q_lora_rank", "shared_intermediate_size", "dt_rank", "num_heads", "num_groups")
+_POSITIVE_NUMBERS = (
+    "rms_norm_eps",
+    "rope_theta",
+    "local_rope_theta",
+    "attention_multiplier",
+    "attention_softcap",
+    "logit_softcap",
+    "embedding_multiplier",
+)
 
 
 def check_sizes(arch: ModelArch, where: str) -> None:
@@ -35,31 +46,63 @@ def check_sizes(arch: ModelArch, where: str) -> None:
     Raises:
         InputError: names the field, its value and what was expected.
     """
-    if arch.model_type not in MODEL_TYPES:
-        raise UnsupportedError(
-            f"{where}: architecture {arch.model_type!r} is not supported: one of {', '.join(MODEL_TYPES)}"
-        )
+    family_of(arch.model_type, where)
     for field, limit in _LIMITS.items():
         value = getattr(arch, field)
         if not 1 <= value <= limit:
             raise InputError(f"{where}: {field} is {value}, expected 1 to {limit}")
+    _check_layers(arch, where)
     if arch.num_attention_heads % arch.num_key_value_heads:
         raise InputError(
             f"{where}: num_attention_heads {arch.num_attention_heads} is not a multiple of "
             f"num_key_value_heads {arch.num_key_value_heads}"
         )
-    if arch.head_dim % 2:
-        raise InputError(f"{where}: head_dim {arch.head_dim} is odd, rotary embeddings need an even one")
-    for field in ("rms_norm_eps", "rope_theta"):
+    if arch.head_dim % 2 or arch.rotary_dim % 2 or arch.rotary_dim > arch.head_dim:
+        raise InputError(
+            f"{where}: rotary embeddings of {arch.rotary_dim} elements with head_dim {arch.head_dim}, expected even numbers"
+        )
+    for field in _POSITIVE_NUMBERS:
         value = getattr(arch, field)
-        if not (math.isfinite(value) and 0 < value < 1e15):
+        if value is not None and not (math.isfinite(value) and 0 < value < 1e15):
             raise InputError(f"{where}: {field} is {value!r}, expected a positive number")
-    if arch.sliding_window is not None and arch.sliding_window < 1:
+    if arch.sliding_window is not None and not 1 <= arch.sliding_window <= 1 << 28:
         raise InputError(f"{where}: sliding_window is {arch.sliding_window}, expected at least 1")
-    if not 0 <= arch.num_sliding_layers <= arch.num_hidden_layers:
-        raise InputError(f"{where}: num_sliding_layers is {arch.num_sliding_layers} of {arch.num_hidden_layers} layers")
     if arch.rope_scaling is not None:
         _check_rope_scaling(arch.rope_scaling, f"{where}: rope_scaling")
+
+
+def _check_layers(arch: ModelArch, where: str) -> None:
+    """Every layer has a type, and every type its numbers."""
+    for field in ("layer_types", "mlp_types"):
+        if len(getattr(arch, field)) != arch.num_hidden_layers:
+            raise InputError(f"{where}: {field} has {len(getattr(arch, field))} entries, expected one per layer")
+    needs = {
+        "latent_attention": arch.latent,
+        "linear_attention": arch.linear_attention,
+        "mamba": arch.mamba,
+        "hybrid": arch.mamba,
+        "sliding_attention": arch.sliding_window,
+        "moe": arch.moe,
+        "dense": arch.intermediate_size or None,
+    }
+    for layer in dict.fromkeys((*arch.layer_types, *arch.mlp_types)):
+        if layer in needs and needs[layer] is None:
+            raise InputError(f"{where}: has layers of type {layer} and does not say their sizes")
+    if not 0 <= arch.intermediate_size <= _MAX_SIZE:
+        raise InputError(f"{where}: intermediate_size is {arch.intermediate_size}, expected up to {_MAX_SIZE}")
+    for part in (arch.moe, arch.latent, arch.linear_attention, arch.mamba):
+        if part is not None:
+            _check_part(part, where)
+
+
+def _check_part(part: MoeArch | LatentArch | LinearAttentionArch | MambaArch, where: str) -> None:
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        least = 0 if field.name in _MAY_BE_ZERO else 1
+        if not isinstance(value, bool) and not least <= value <= _MAX_SIZE:
+            raise InputError(f"{where}: {field.name} is {value}, expected {least} to {_MAX_SIZE}")
+    if isinstance(part, MoeArch) and part.num_experts_per_tok > part.num_experts:
+        raise InputError(f"{where}: {part.num_experts_per_tok} experts per token of {part.num_experts}")
 
 
 def check_vocabularies(target: ModelArch, draft: ModelArch, where: str) -> None:
@@ -81,7 +124,8 @@ def check_kernels(arch: ModelArch, dtype: str, where: str) -> None:
     Raises:
         UnsupportedError: names the dtype.
     """
-    widths = (arch.hidden_size, arch.intermediate_size, arch.num_attention_heads * arch.head_dim)
+    experts = arch.moe.moe_intermediate_size if arch.moe is not None else 0
+    widths = (arch.hidden_size, arch.intermediate_size, experts, arch.num_attention_heads * arch.head_dim)
     if dtype == "int8" and any(width % 16 for width in widths):
         raise UnsupportedError(f"{where}: dtype int8 needs matrices whose rows are multiples of 16 long")
 

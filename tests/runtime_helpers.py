@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from specplan.formulas.memory import MemoryModel
 from specplan.plan import Plan
@@ -36,13 +27,6 @@ torch.set_num_threads(1)
 #: Context of the plans made here unless a test says otherwise.
 CONTEXT = 64
 
-_CLASSES: dict[str, tuple[Any, Any]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
-
 _LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -51,6 +35,9 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+_PARTIAL_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+_GEMMA: dict[str, Any] = {"head_dim": 8, "sliding_window": 8, "tie_word_embeddings": True}
+_EXPERTS: dict[str, Any] = {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "head_dim": 8}
 _LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
 #: Config fields beyond the common ones, by the name that tests use.
@@ -64,6 +51,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-wide-heads": ("qwen3", {"head_dim": 16, "num_hidden_layers": 2}),
 }
 
+#: Families and layouts beyond plain llamas: too many to combine with everything.
+FAMILY_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral-window": ("mistral", {"sliding_window": 7}),
+    "qwen2-some-windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
+    "gemma2": ("gemma2", {**_GEMMA, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0}),
+    "gemma3": ("gemma3_text", {**_GEMMA, "query_pre_attn_scalar": 12, "sliding_window_pattern": 2}),
+    "gemma3-six": ("gemma3_text", {**_GEMMA, "query_pre_attn_scalar": 8, "num_hidden_layers": 7}),
+    "phi3-partial-rotary": ("phi3", {"rope_parameters": _PARTIAL_ROPE, "sliding_window": 11, "bos_token_id": None}),
+    "gpt-neox": ("gpt_neox", {"num_key_value_heads": ..., "rope_parameters": _PARTIAL_ROPE, "intermediate_size": 96}),
+    "gpt-neox-sequential": ("gpt_neox", {"num_key_value_heads": ..., "use_parallel_residual": False}),
+    "olmo2": ("olmo2", {}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3-moe": ("qwen3_moe", {**_EXPERTS, "mlp_only_layers": [1], "norm_topk_prob": True}),
+    "qwen3-moe-raw-shares": ("qwen3_moe", {**_EXPERTS, "norm_topk_prob": False}),
+}
+
 
 @cache
 def _workplace() -> Path:
@@ -74,7 +77,6 @@ def _workplace() -> Path:
 
 @cache
 def _checkpoint(family: str, seed: int, fields: str) -> Path:
-    config_class, model_class = _CLASSES[family]
     common: dict[str, Any] = {
         "vocab_size": 131,
         "hidden_size": 32,
@@ -88,7 +90,8 @@ def _checkpoint(family: str, seed: int, fields: str) -> Path:
         "bos_token_id": None,
         "pad_token_id": None,
     }
-    model = model_class(config_class(**common | _FIELDS[fields])).eval()
+    config = AutoConfig.for_model(family, **{k: v for k, v in (common | _FIELDS[fields]).items() if v is not ...})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     _randomize(model, seed)
     folder = _workplace() / f"{family}-{seed}-{len(list(_workplace().iterdir()))}"
     model.save_pretrained(folder)
@@ -122,7 +125,7 @@ def checkpoint(family: str = "llama", seed: int = 0, **fields: Any) -> Path:
 
 def variant(name: str, seed: int = 0, **fields: Any) -> Path:
     """A checkpoint of one of the ``VARIANTS``."""
-    family, own = VARIANTS[name]
+    family, own = (VARIANTS | FAMILY_VARIANTS)[name]
     return checkpoint(family, seed, **own | fields)
 
 

@@ -14,6 +14,7 @@ from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.sequence import Sequence
 from tests.runtime_helpers import (
     CONTEXT,
+    FAMILY_VARIANTS,
     VARIANTS,
     checkpoint,
     perturbed,
@@ -65,7 +66,7 @@ def check_against_reference(engine: Engine, folder: Path, prompts: list[list[int
         assert found == reference_greedy(folder, prompt, min(limit, context - len(prompt)))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *FAMILY_VARIANTS])
 def test_plain_decoding(name: str) -> None:
     folder = variant(name)
     engine = make_engine(folder, "none")
@@ -82,6 +83,15 @@ def test_speculation(name: str, drafter: str, gamma: int) -> None:
     for prompt in map(list, prompts_of(folder)):
         assert engine.generate(prompt, NUM_TOKENS) == reference_greedy(folder, prompt, NUM_TOKENS)
     assert drafter == "ngram" or engine.stats.num_draft_tokens > 0
+
+
+@pytest.mark.parametrize(("drafter", "gamma", "batch_size"), [("near", 5, 1), ("early_exit", 2, 3), ("ngram", 8, 2)])
+@pytest.mark.parametrize("name", FAMILY_VARIANTS)
+def test_families(name: str, drafter: str, gamma: int, batch_size: int) -> None:
+    """Windows, experts and other layouts: ragged batches that run far beyond the shortest window."""
+    folder = variant(name)
+    prompts = [list(prompt) for prompt in prompts_of(folder)] + [prompt_of(17, seed=3)]
+    check_against_reference(make_engine(folder, drafter, gamma, batch_size, chunk=5), folder, prompts, [24, 3, 30, 40])
 
 
 @pytest.mark.parametrize("drafter", ["ngram", "early_exit", "near"])

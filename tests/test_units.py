@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from specplan.arch_checks import MODEL_TYPES
 from specplan.errors import InputError
-from specplan.models.families import FAMILIES
+from specplan.families import FAMILIES
 from specplan.units import format_bytes, format_exact_bytes, format_rate, parse_bytes
 
 FACTORS = {

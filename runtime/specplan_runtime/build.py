@@ -11,13 +11,14 @@ from specplan.plan import ModelInput, Plan
 from specplan.speculation import Speculation
 from specplan_runtime import budget
 from specplan_runtime.arena import Arena
-from specplan_runtime.decoder import Decoder, Span
+from specplan_runtime.decoder import Decoder
 from specplan_runtime.drafters.autoregressive import AutoregressiveDrafter
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.drafters.ngram import NgramDrafter
 from specplan_runtime.layout import Layout, place
 from specplan_runtime.loading.load import Progress, load_parameters
 from specplan_runtime.loading.sources import open_source
+from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 
 

@@ -13,12 +13,12 @@ from specplan import planfile
 from specplan.errors import InputError
 from specplan.plan import Plan
 from specplan_runtime.build import Assembly, assemble
-from specplan_runtime.decoder import Span
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.loading.load import Progress
 from specplan_runtime.prefill import prefill
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.sequence import Sequence
+from specplan_runtime.span import Span
 from specplan_runtime.stats import SpecStats, Timings
 from specplan_runtime.workspace import Workspace
 
@@ -126,7 +126,7 @@ class Engine:
     @property
     def device(self) -> torch.device:
         """Where everything lives."""
-        return self.assembly.layout.target.keys.device
+        return self.assembly.layout.target.device
 
     def check_prompts(self, prompts: Iterable[list[int]], max_new_tokens: int) -> None:
         """Refuse prompts that could not be served, before any is.
@@ -158,8 +158,10 @@ class Engine:
             if old != new:
                 break
             shared += 1
-        sequence.num_target_cached = min(sequence.num_target_cached, shared)
-        sequence.num_draft_cached = min(sequence.num_draft_cached, shared)
+        layout, gamma = self.assembly.layout, self.plan.speculation.num_speculative_tokens
+        sequence.num_target_cached = layout.target.rewound(sequence.num_target_cached, shared, gamma)
+        draft = layout.draft or layout.target
+        sequence.num_draft_cached = draft.rewound(sequence.num_draft_cached, shared, gamma)
         sequence.tokens = list(tokens)
         sequence.num_prompt_tokens = len(tokens)
         sequence.max_new_tokens = max_new_tokens

@@ -8,7 +8,7 @@ import torch
 
 from specplan.plan import Plan
 from specplan_runtime.arena import Arena
-from specplan_runtime.parameters import Parameters, place_parameters
+from specplan_runtime.parameters import Parameters, Slots, place_parameters, slots_of
 from specplan_runtime.precision import draft_precision, target_precision
 from specplan_runtime.workspace import PassShape, Workspace
 
@@ -43,12 +43,12 @@ def place(plan: Plan, arena: Arena) -> Layout:
         target_arch,
         target_precision(plan),
         batch,
-        workload.context + speculation.shape.num_verify_tokens,
+        target_slots(plan),
     )
     draft = None
     if plan.inputs.draft is not None:
         draft = place_parameters(
-            arena, "draft", plan.inputs.draft.arch, draft_precision(plan), batch, workload.context + gamma
+            arena, "draft", plan.inputs.draft.arch, draft_precision(plan), batch, draft_slots(plan)
         )
     draft_probs = None
     if speculation.drafter in ("draft_model", "early_exit"):
@@ -67,18 +67,39 @@ def place(plan: Plan, arena: Arena) -> Layout:
 def pass_shapes(plan: Plan) -> list[PassShape]:
     """The passes of the plan's phases."""
     workload, speculation = plan.workload, plan.speculation
-    gamma, batch = speculation.num_speculative_tokens, workload.batch_size
-    target_slots = workload.context + speculation.shape.num_verify_tokens
-    draft_slots = target_slots if speculation.drafter == "early_exit" else workload.context + gamma
-    chunk = min(speculation.prefill_chunk, workload.context)
+    batch, chunk = workload.batch_size, _chunk(plan)
+    target = target_slots(plan)
 
     def tile(rows: int) -> int:
         return max(2, min(speculation.logits_rows, rows))
 
-    shapes = [PassShape("prefill_target", chunk, 1, target_slots, 2)]
+    shapes = [PassShape("prefill_target", chunk, 1, target, 2)]
     if speculation.drafter == "draft_model":
-        shapes.append(PassShape("prefill_draft", chunk, 1, draft_slots, 2))
+        shapes.append(PassShape("prefill_draft", chunk, 1, draft_slots(plan), 2))
     if speculation.drafter in ("draft_model", "early_exit"):
-        shapes.append(PassShape("draft", 2 * batch, batch, draft_slots, tile(batch)))
+        draft = target if speculation.drafter == "early_exit" else draft_slots(plan)
+        shapes.append(PassShape("draft", 2 * batch, batch, draft, tile(batch)))
     rows = batch * speculation.shape.num_verify_tokens
-    return [*shapes, PassShape("verify", rows, batch, target_slots, tile(rows))]
+    return [*shapes, PassShape("verify", rows, batch, target, tile(rows))]
+
+
+def target_slots(plan: Plan) -> Slots:
+    """KV slots per sequence of the target: its context and the rows of a verify pass."""
+    tokens = plan.workload.context + plan.speculation.shape.num_verify_tokens
+    return slots_of(plan.inputs.target.arch, tokens, _most_rows(plan))
+
+
+def draft_slots(plan: Plan) -> Slots:
+    """KV slots per sequence of the draft: the last drafted token is never fed to it."""
+    assert plan.inputs.draft is not None
+    tokens = plan.workload.context + plan.speculation.num_speculative_tokens
+    return slots_of(plan.inputs.draft.arch, tokens, _most_rows(plan))
+
+
+def _chunk(plan: Plan) -> int:
+    return min(plan.speculation.prefill_chunk, plan.workload.context)
+
+
+def _most_rows(plan: Plan) -> int:
+    """Tokens of one sequence that the largest pass writes, or that a step takes back."""
+    return max(_chunk(plan), plan.speculation.shape.num_verify_tokens)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from specplan.arch import ModelArch
+from specplan.arch import ModelArch, MoeArch
 from specplan_runtime.arena import Arena
 from specplan_runtime.linear import FloatLinear, Int8Linear
 from specplan_runtime.precision import Precision
@@ -15,17 +15,63 @@ AnyLinear = FloatLinear | Int8Linear
 
 
 @dataclass(slots=True)
+class Norm:
+    """Weight [h] of a norm, and its bias in layer norms."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+@dataclass(slots=True)
+class Experts:
+    """A mixture: router [E, h], each expert's fused gate and up, each expert's down."""
+
+    router: FloatLinear
+    gate_up: list[AnyLinear]
+    down: list[AnyLinear]
+
+
+@dataclass(slots=True)
 class Layer:
-    """One decoder layer. ``qkv`` and ``gate_up`` are fused along their rows."""
+    """One decoder layer. ``qkv`` and ``gate_up`` are fused along their rows.
+
+    Attributes:
+        attention_in, attention_out, mlp_in, mlp_out: norms before and after each block, None where there is none.
+        gate_up, down: the dense MLP, None in layers with experts.
+        experts: None in dense layers.
+        query_norm, key_norm: [d] or [H·d] and [H_k·d]; None without.
+        slides: the architecture windows it, and it may rotate by a base of its own.
+        windowed: its keys and values are in the windowed cache, because the window is shorter than the context.
+        cache_index: which of its kind's caches it owns.
+    """
 
     qkv: AnyLinear
     output: AnyLinear
-    gate_up: AnyLinear
-    down: AnyLinear
-    input_norm: torch.Tensor
-    post_norm: torch.Tensor
+    gate_up: AnyLinear | None
+    down: AnyLinear | None
+    experts: Experts | None
+    attention_in: Norm | None
+    attention_out: Norm | None
+    mlp_in: Norm | None
+    mlp_out: Norm | None
     query_norm: torch.Tensor | None
     key_norm: torch.Tensor | None
+    slides: bool
+    windowed: bool
+    cache_index: int
+
+
+@dataclass(slots=True)
+class Cache:
+    """Keys and values of the layers of one kind, [layers, B, H_k, slots, d]."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def num_slots(self) -> int:
+        """Slots per sequence."""
+        return self.keys.shape[3]
 
 
 @dataclass(slots=True)
@@ -37,23 +83,57 @@ class Parameters:
         precision: element types.
         embedding: [V, h]; int8 with ``head.scale`` when tied and quantized.
         head: the output head; shares the embedding's memory when tied.
-        final_norm: [h].
+        final_norm: over h.
         layers: in order.
-        keys, values: [L, B, H_k, S, d].
-        columns: int64 [S], 0, 1, 2, …
-        inverse_frequencies: float32 [d/2].
+        full: cache of the layers that see everything.
+        windowed: cache of the layers whose window is shorter than the context; slots are used in turn.
+        columns: int64, 0, 1, 2, … up to the most slots that a layer has.
+        inverse_frequencies: float32 [rotary_dim/2], for all layers, and for windowed ones where theirs differ.
     """
 
     arch: ModelArch
     precision: Precision
     embedding: torch.Tensor
     head: AnyLinear
-    final_norm: torch.Tensor
+    final_norm: Norm
     layers: list[Layer]
-    keys: torch.Tensor
-    values: torch.Tensor
+    full: Cache
+    windowed: Cache
     columns: torch.Tensor
-    inverse_frequencies: torch.Tensor
+    inverse_frequencies: list[torch.Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything lives."""
+        return self.columns.device
+
+    def rewound(self, num_cached: int, num_shared: int, num_drafted: int) -> int:
+        """Leading tokens that the caches still hold after a conversation changed from its ``num_shared``-th token on.
+
+        A windowed layer uses its slots in turn: going back further than its spare ones means to start over.
+
+        Args:
+            num_cached: tokens held before.
+            num_shared: leading tokens that stay.
+            num_drafted: tokens beyond ``num_cached`` that may have been written.
+        """
+        kept = min(num_cached, num_shared)
+        if self.windowed.num_slots:
+            assert self.arch.sliding_window is not None
+            spare = self.windowed.num_slots - self.arch.sliding_window + 1
+            if num_cached + num_drafted - kept >= spare and num_cached + num_drafted > self.windowed.num_slots:
+                return 0
+        return kept
+
+    @property
+    def norm_vectors(self) -> list[torch.Tensor]:
+        """Weights of all norms that a family may store as their difference from one."""
+        found = [self.final_norm.weight]
+        for layer in self.layers:
+            norms = (layer.attention_in, layer.attention_out, layer.mlp_in, layer.mlp_out)
+            found += [norm.weight for norm in norms if norm is not None]
+            found += [weight for weight in (layer.query_norm, layer.key_norm) if weight is not None]
+        return found
 
 
 class _Placer:
@@ -68,14 +148,20 @@ class _Placer:
     def matrix(self, rows: int, columns: int) -> torch.Tensor:
         return self._weights((rows, columns), self.precision.compute)
 
+    def norm(self, size: int, biased: bool) -> Norm:
+        return Norm(self.vector(size), self.vector(size) if biased else None)
+
     def linear(self, rows: int, columns: int, bias: bool) -> AnyLinear:
         offset = self.vector(rows) if bias else None
         if self.precision.int8:
             return Int8Linear(self._weights((rows, columns), torch.int8), self.vector(rows), offset)
         return FloatLinear(self.matrix(rows, columns), offset)
 
-    def cache(self, shape: tuple[int, ...]) -> torch.Tensor:
-        return self.arena.take(f"{self.owner}.kv_cache", shape, self.precision.kv, f"{self.owner}.kv_padding")
+    def cache(self, shape: tuple[int, ...]) -> Cache:
+        def half() -> torch.Tensor:
+            return self.arena.take(f"{self.owner}.kv_cache", shape, self.precision.kv, f"{self.owner}.kv_padding")
+
+        return Cache(half(), half())
 
     def constant(self, size: int, dtype: torch.dtype) -> torch.Tensor:
         return self.arena.take(f"{self.owner}.constants", (size,), dtype)
@@ -84,8 +170,33 @@ class _Placer:
         return self.arena.take(f"{self.owner}.weights", shape, dtype, f"{self.owner}.weight_padding")
 
 
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """How many tokens of a sequence a model keeps.
+
+    Attributes:
+        full: slots of a layer that sees everything.
+        windowed: slots of a layer that is windowed, 0 when no window is shorter than ``full``.
+    """
+
+    full: int
+    windowed: int
+
+    def longest(self, arch: ModelArch) -> int:
+        """Slots of the layer that has most."""
+        return self.windowed if self.windowed and arch.num_sliding_layers == arch.num_hidden_layers else self.full
+
+
+def slots_of(arch: ModelArch, num_tokens: int, num_rows: int) -> Slots:
+    """Slots for sequences of ``num_tokens`` when a pass writes at most ``num_rows`` of them at once."""
+    if not arch.windowed_layers(num_tokens):
+        return Slots(num_tokens, 0)
+    assert arch.sliding_window is not None
+    return Slots(num_tokens, min(num_tokens, arch.sliding_window + num_rows - 1))
+
+
 def place_parameters(
-    arena: Arena, owner: str, arch: ModelArch, precision: Precision, batch_size: int, num_slots: int
+    arena: Arena, owner: str, arch: ModelArch, precision: Precision, batch_size: int, slots: Slots
 ) -> Parameters:
     """Place all tensors of a model; their content is loaded afterwards.
 
@@ -95,35 +206,64 @@ def place_parameters(
         arch: the architecture.
         precision: element types.
         batch_size: B, sequences in the cache.
-        num_slots: S, KV slots per sequence.
+        slots: KV slots per sequence.
     """
     place = _Placer(arena, owner, precision)
     head = place.linear(arch.vocab_size, arch.hidden_size, bias=False)
     embedding = head.weight if arch.tie_word_embeddings else place.matrix(arch.vocab_size, arch.hidden_size)
-    cache = (arch.num_hidden_layers, batch_size, arch.num_key_value_heads, num_slots, arch.head_dim)
+    kinds = [layer == "sliding_attention" and slots.windowed > 0 for layer in arch.layer_types]
+
+    def cache(windowed: bool, num_slots: int) -> Cache:
+        return place.cache((kinds.count(windowed), batch_size, arch.num_key_value_heads, num_slots, arch.head_dim))
+
     return Parameters(
         arch=arch,
         precision=precision,
         embedding=embedding,
         head=head,
-        final_norm=place.vector(arch.hidden_size),
-        layers=[_place_layer(place, arch) for _ in range(arch.num_hidden_layers)],
-        keys=place.cache(cache),
-        values=place.cache(cache),
-        columns=place.constant(num_slots, torch.int64),
-        inverse_frequencies=place.constant(arch.head_dim // 2, torch.float32),
+        final_norm=place.norm(arch.hidden_size, arch.norm == "layer"),
+        layers=[_place_layer(place, arch, i, kinds[i], kinds[:i].count(kinds[i])) for i in range(len(kinds))],
+        full=cache(False, slots.full),
+        windowed=cache(True, slots.windowed),
+        columns=place.constant(slots.longest(arch), torch.int64),
+        inverse_frequencies=[place.constant(arch.rotary_dim // 2, torch.float32) for _ in range(arch.num_rope_tables)],
     )
 
 
-def _place_layer(place: _Placer, arch: ModelArch) -> Layer:
-    h, heads_width = arch.hidden_size, arch.num_attention_heads * arch.head_dim
+def _place_layer(place: _Placer, arch: ModelArch, index: int, windowed: bool, cache_index: int) -> Layer:
+    h, d, placement = arch.hidden_size, arch.head_dim, arch.norm_placement
+    width, kv_width = arch.num_attention_heads * d, arch.num_key_value_heads * d
+
+    def norm(present: bool) -> Norm | None:
+        return place.norm(h, arch.norm == "layer") if present else None
+
+    def qk_norm(full: int) -> torch.Tensor | None:
+        return None if arch.qk_norm is None else place.vector(full if arch.qk_norm == "full" else d)
+
+    dense, inner = arch.mlp_types[index] == "dense", (1 + arch.gated_mlp) * arch.intermediate_size
     return Layer(
         qkv=place.linear(arch.qkv_size, h, arch.qkv_bias),
-        output=place.linear(h, heads_width, arch.output_bias),
-        gate_up=place.linear(2 * arch.intermediate_size, h, arch.mlp_bias),
-        down=place.linear(h, arch.intermediate_size, arch.mlp_bias),
-        input_norm=place.vector(h),
-        post_norm=place.vector(h),
-        query_norm=place.vector(arch.head_dim) if arch.qk_norm else None,
-        key_norm=place.vector(arch.head_dim) if arch.qk_norm else None,
+        output=place.linear(h, width, arch.output_bias),
+        gate_up=place.linear(inner, h, arch.mlp_bias) if dense else None,
+        down=place.linear(h, arch.intermediate_size, arch.mlp_bias) if dense else None,
+        experts=None if dense or arch.moe is None else _place_experts(place, h, arch.moe),
+        attention_in=norm(placement != "post"),
+        attention_out=norm(placement in ("post", "sandwich")),
+        mlp_in=norm(placement != "post"),
+        mlp_out=norm(placement in ("post", "sandwich")),
+        query_norm=qk_norm(width),
+        key_norm=qk_norm(kv_width),
+        slides=arch.layer_types[index] == "sliding_attention",
+        windowed=windowed,
+        cache_index=cache_index,
+    )
+
+
+def _place_experts(place: _Placer, h: int, moe: MoeArch) -> Experts:
+    size = moe.moe_intermediate_size
+    bias = place.vector(moe.num_experts) if moe.router_bias else None
+    return Experts(
+        router=FloatLinear(place.matrix(moe.num_experts, h), bias),
+        gate_up=[place.linear(2 * size, h, moe.expert_bias) for _ in range(moe.num_experts)],
+        down=[place.linear(h, size, moe.expert_bias) for _ in range(moe.num_experts)],
     )

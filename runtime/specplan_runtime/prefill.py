@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from specplan_runtime.decoder import Decoder, Span
+from specplan_runtime.decoder import Decoder
+from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 
 

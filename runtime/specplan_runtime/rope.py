@@ -9,15 +9,23 @@ import torch
 from specplan.arch import ModelArch, RopeScaling
 
 
-def inverse_frequencies(arch: ModelArch, factors: torch.Tensor | None = None) -> torch.Tensor:
-    """theta^(-2i/d) for i below d/2, scaled as the config says; float32 [d/2] on the CPU.
+def inverse_frequencies(arch: ModelArch, factors: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """theta^(-2i/r) for i below r/2 with r = rotary_dim; float32 [r/2] on the CPU.
+
+    The first set is scaled as the config says; a second one, of windowed layers with a base of their own, is not.
 
     Args:
-        arch: rope_theta, head_dim and rope_scaling.
-        factors: [d/2] divisors that a GGUF file carries.
+        arch: rope_theta, rotary_dim and rope_scaling.
+        factors: [r/2] divisors that a GGUF file carries.
     """
-    exponents = torch.arange(0, arch.head_dim, 2, dtype=torch.int64).float() / arch.head_dim
-    frequencies = 1.0 / (arch.rope_theta**exponents)
+    exponents = torch.arange(0, arch.rotary_dim, 2, dtype=torch.int64).float() / arch.rotary_dim
+    tables = [_scaled(1.0 / (arch.rope_theta**exponents), arch, factors)]
+    if arch.local_rope_theta is not None:
+        tables.append(1.0 / (arch.local_rope_theta**exponents))
+    return tables
+
+
+def _scaled(frequencies: torch.Tensor, arch: ModelArch, factors: torch.Tensor | None) -> torch.Tensor:
     if factors is not None:
         return frequencies / factors
     scaling = arch.rope_scaling

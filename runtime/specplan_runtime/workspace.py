@@ -8,6 +8,7 @@ import torch
 
 from specplan.arch import ModelArch
 from specplan_runtime.arena import Arena
+from specplan_runtime.parameters import Slots
 from specplan_runtime.precision import Precision
 
 
@@ -19,14 +20,14 @@ class PassShape:
         phase: ledger phase, prefix of the item names.
         num_rows: T, tokens in the pass, all sequences together.
         batch_size: b, sequences in the pass.
-        num_slots: S, KV slots per sequence.
+        slots: KV slots per sequence.
         logits_rows: R, rows whose logits exist at one time.
     """
 
     phase: str
     num_rows: int
     batch_size: int
-    num_slots: int
+    slots: Slots
     logits_rows: int
 
 
@@ -35,14 +36,16 @@ class Workspace:
 
     Attributes:
         ids, positions: int64 [m].
-        mask: bool, T·S flat.
-        angles: float32 [m, d/2]; cos, sin: [m, d/2].
-        hidden: [m, h]; normed: flat, m·max(h, H·d); projected: flat, m·h, None for int8.
-        mean_square: float32 [m, 1]; float_rows: float32 [m, h], None for float32 activations.
-        qkv: flat, None for int8; rotated: flat, m·(H+H_k)·d/2; queries: flat, T·H·d; scores: flat, T·H·S.
-        kv_cast: flat, b·H_k·S·d, None unless the cache has another dtype.
-        head_square, head_rows: float32 statistics and rows of per-head norms, None without them.
-        gate_up: flat, m·2I, None for int8.
+        mask: bool, T·S flat, None when all layers are windowed.
+        slot_positions: int64, b·S_w flat; window_mask, window_spare: bool, T·S_w flat; None without windowed layers.
+        angles: float32 [m, rotary_dim/2]; cos, sin: the same shape, for each set of frequencies.
+        hidden: [m, h]; normed: flat, m·max(h, H·d); projected: flat, m·h, None for int8 without experts.
+        mean_square: float32 [m, 1]; mean: the same, None in RMS norms; float_rows: float32 [m, h], None for float32.
+        qkv: flat, None for int8; rotated: flat, m·(H+H_k)·rotary_dim/2; queries: flat, T·H·d; scores: flat, T·H·S_x.
+        kv_cast: flat, b·H_k·S_x·d, None unless the cache has another dtype.
+        head_square, head_rows: float32 statistics and rows of norms of queries and keys, None without them.
+        gate_up: flat, m·2I, None for int8 and without dense layers.
+        expert: buffers of the experts, None without them.
         logits: flat, R·V, None for int8; argmax: int64 [R].
         probs, running: float32 [V]; keep: bool [V].
     """
@@ -52,11 +55,17 @@ class Workspace:
         self._arena, self._arch, self._precision = arena, arch, precision
         self.rows = max(shape.num_rows, 2)
         self._place_rows()
+        self.gate_up: torch.Tensor | None = None
+        self.expert: ExpertBuffers | None = None
         with arena.overlapping(f"{shape.phase}.scratch") as scratch:
             with scratch.alternative():
                 self._place_attention()
             with scratch.alternative():
-                self.gate_up = self._unless_int8(2 * self.rows * arch.intermediate_size)
+                if "dense" in arch.mlp_types:
+                    self.gate_up = self._unless_int8((1 + arch.gated_mlp) * self.rows * arch.intermediate_size)
+            with scratch.alternative():
+                if arch.moe is not None:
+                    self.expert = self._place_experts(arch.moe.num_experts, arch.moe.num_experts_per_tok)
             with scratch.alternative():
                 self._place_head()
 
@@ -70,36 +79,65 @@ class Workspace:
 
     def _place_rows(self) -> None:
         arch, m, compute = self._arch, self.rows, self._precision.compute
-        h, half = arch.hidden_size, arch.head_dim // 2
+        h, half = arch.hidden_size, arch.rotary_dim // 2
         self.ids = self._take("tokens", (m,), torch.int64)
         self.positions = self._take("tokens", (m,), torch.int64)
-        self.mask = self._take("mask", (self.shape.num_rows * self.shape.num_slots,), torch.bool)
+        self._place_masks()
         self.angles = self._take("rope", (m, half), torch.float32)
-        self.cos = self._take("rope", (m, half), compute)
-        self.sin = self._take("rope", (m, half), compute)
+        tables = range(arch.num_rope_tables)
+        self.cos = [self._take("rope", (m, half), compute) for _ in tables]
+        self.sin = [self._take("rope", (m, half), compute) for _ in tables]
         self.hidden = self._take("hidden", (m, h), compute)
         self.normed = self._take("normed", (m * max(h, arch.num_attention_heads * arch.head_dim),), compute)
-        self.projected = self._unless_int8(m * h, "projected")
+        experts = arch.moe is not None  # they add up their outputs here whatever their kernels do
+        self.projected = (
+            self._take("projected", (m * h,), compute) if experts else self._unless_int8(m * h, "projected")
+        )
         self.mean_square = self._take("norm", (m, 1), torch.float32)
+        self.mean = self._take("norm", (m, 1), torch.float32) if arch.norm == "layer" else None
         self.float_rows = self._take("norm", (m, h), torch.float32) if compute.itemsize < 4 else None
+
+    def _place_masks(self) -> None:
+        rows, slots = self.shape.num_rows, self.shape.slots
+        self.mask = self.slot_positions = self.window_mask = self.window_spare = None
+        if not slots.windowed or self._arch.num_sliding_layers < self._arch.num_hidden_layers:
+            self.mask = self._take("mask", (rows * slots.full,), torch.bool)
+        if slots.windowed:
+            self.slot_positions = self._take("mask", (self.shape.batch_size * slots.windowed,), torch.int64)
+            self.window_mask = self._take("mask", (rows * slots.windowed,), torch.bool)
+            self.window_spare = self._take("mask", (rows * slots.windowed,), torch.bool)
 
     def _place_attention(self) -> None:
         arch, m, shape, compute = self._arch, self.rows, self.shape, self._precision.compute
         heads, d = arch.num_attention_heads + arch.num_key_value_heads, arch.head_dim
-        row_heads = shape.num_rows * arch.num_attention_heads
+        row_heads, longest = shape.num_rows * arch.num_attention_heads, shape.slots.longest(arch)
         self.qkv = self._unless_int8(m * arch.qkv_size)
-        self.rotated = self._take("scratch", (m * heads * d // 2,), compute)
+        self.rotated = self._take("scratch", (m * heads * arch.rotary_dim // 2,), compute)
         self.queries = self._take("scratch", (row_heads * d,), compute)
-        self.scores = self._take("scratch", (row_heads * shape.num_slots,), compute)
+        self.scores = self._take("scratch", (row_heads * longest,), compute)
         self.kv_cast = None
         if self._precision.kv != compute:
-            cast = shape.batch_size * arch.num_key_value_heads * shape.num_slots * d
+            cast = shape.batch_size * arch.num_key_value_heads * longest * d
             self.kv_cast = self._take("scratch", (cast,), compute)
         self.head_square = self.head_rows = None
-        if arch.qk_norm:
+        if arch.qk_norm is not None:
             self.head_square = self._take("scratch", (m * heads,), torch.float32)
             if compute.itemsize < 4:
                 self.head_rows = self._take("scratch", (m * heads * d,), torch.float32)
+
+    def _place_experts(self, num_experts: int, num_chosen: int) -> ExpertBuffers:
+        arch, m, compute = self._arch, self.rows, self._precision.compute
+        assert arch.moe is not None
+        return ExpertBuffers(
+            router=self._take("scratch", (m * num_experts,), compute),
+            probs=self._take("scratch", (m, num_experts), torch.float32),
+            weights=self._take("scratch", (m, num_chosen), torch.float32),
+            chosen=self._take("scratch", (m, num_chosen), torch.int64),
+            sums=self._take("scratch", (m,), torch.float32),
+            rows=self._take("scratch", (m, arch.hidden_size), compute),
+            gate_up=self._unless_int8(2 * m * arch.moe.moe_intermediate_size),
+            output=self._unless_int8(m * arch.hidden_size),
+        )
 
     def _place_head(self) -> None:
         vocab = self._arch.vocab_size
@@ -112,8 +150,35 @@ class Workspace:
     def write_tokens(self, ids: list[int], positions: list[int]) -> None:
         """Put token ids and positions of a pass on the device; rows beyond them become token 0 at position 0."""
         spare = [0] * max(0, 2 - len(ids))
-        for buffer, values in ((self.ids, ids + spare), (self.positions, positions + spare)):
-            if buffer.device.type == "cpu":
-                buffer.numpy()[: len(values)] = values
-            else:
-                buffer[: len(values)].copy_(torch.tensor(values))
+        write_integers(self.ids, ids + spare)
+        write_integers(self.positions, positions + spare)
+
+
+@dataclass(slots=True)
+class ExpertBuffers:
+    """What a layer with experts needs for m rows.
+
+    Attributes:
+        router: flat, m·E; probs: float32 [m, E].
+        weights: float32 [m, k]; chosen: int64 [m, k].
+        sums: float32 [m], of the chosen weights, then one expert's weights row by row.
+        rows: [m, h], the rows that visit one expert.
+        gate_up: flat, m·2I_e; output: flat, m·h; None for int8.
+    """
+
+    router: torch.Tensor
+    probs: torch.Tensor
+    weights: torch.Tensor
+    chosen: torch.Tensor
+    sums: torch.Tensor
+    rows: torch.Tensor
+    gate_up: torch.Tensor | None
+    output: torch.Tensor | None
+
+
+def write_integers(buffer: torch.Tensor, values: list[int]) -> None:
+    """Fill the front of an int64 buffer from the host, without another tensor where it lives on the host."""
+    if buffer.device.type == "cpu":
+        buffer.numpy()[: len(values)] = values
+    else:
+        buffer[: len(values)].copy_(torch.tensor(values))

@@ -8,7 +8,7 @@ from functools import cache
 
 import sympy
 
-from specplan.formulas import system, weights, workspace
+from specplan.formulas import kvcache, system, weights, workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,10 @@ FORMULAS = {
     for formula in (
         Formula("weights", "model weights", weights.weights, _ARCHITECTURE),
         Formula("weight_padding", "alignment of weights", weights.weight_padding, _LAYOUT),
-        Formula("kv_cache", "KV cache", weights.kv_cache, _ARCHITECTURE),
-        Formula("kv_padding", "alignment of the KV cache", weights.kv_padding, _LAYOUT),
-        Formula("constants", "column numbers and rotary frequencies", weights.constants, _LAYOUT),
+        Formula("kv_cache", "KV cache", kvcache.kv_cache, _ARCHITECTURE),
+        Formula("recurrent_state", "states of recurrent layers", kvcache.recurrent_state, _ARCHITECTURE),
+        Formula("kv_padding", "alignment of the KV cache", kvcache.kv_padding, _LAYOUT),
+        Formula("constants", "column numbers and rotary frequencies", kvcache.constants, _LAYOUT),
         Formula("draft_probs", "draft probabilities", workspace.draft_probs, _LAYOUT),
         Formula("kernel_output", "outputs of int8 kernels", workspace.kernel_output, _LAYOUT),
         Formula("tokens", "token ids and positions", workspace.tokens, _LAYOUT),

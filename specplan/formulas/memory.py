@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from specplan.arch import ModelArch
-from specplan.dtypes import float_bytes, weight_format
+from specplan.families import FAMILIES
 from specplan.formulas import system
 from specplan.formulas.bind import Value, evaluate
+from specplan.formulas.values import arch_values, precision_values, slot_values
 from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Owner, Phase
 from specplan.provenance import Source
 from specplan.scenario import Scenario
@@ -121,17 +122,29 @@ class MemoryModel:
         if kernel_output is not None:
             yield kernel_output
         for phase, values in self._passes():
+            draft = phase in ("prefill_draft", "draft") and self.scenario.draft is not None
+            source = self._own_source("draft" if draft else "target")
             for formula_id in _WORKSPACE:
-                yield self._term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values)
+                yield self._term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values, source)
         yield from self._system_terms()
 
     def _model_terms(self, owner: Literal["target", "draft"]) -> Iterator[Term]:
         values = self._model_values(owner)
+        own = self._own_source(owner)
         yield self._term(f"{owner}.weights", owner, "resident", "weights", values)
         yield self._term(f"{owner}.kv_cache", owner, "resident", "kv_cache", values)
-        yield self._term(f"{owner}.weight_padding", owner, "resident", "weight_padding", values)
-        yield self._term(f"{owner}.kv_padding", owner, "resident", "kv_padding", values)
-        yield self._term(f"{owner}.constants", owner, "resident", "constants", values)
+        if values["L_l"] or values["L_s"]:
+            state = values | {"gamma": self.knobs.gamma}
+            yield self._term(f"{owner}.recurrent_state", owner, "resident", "recurrent_state", state, own)
+        yield self._term(f"{owner}.weight_padding", owner, "resident", "weight_padding", values, own)
+        yield self._term(f"{owner}.kv_padding", owner, "resident", "kv_padding", values, own)
+        yield self._term(f"{owner}.constants", owner, "resident", "constants", values, own)
+
+    def _own_source(self, owner: Literal["target", "draft"]) -> Source:
+        """Exact where the runtime's decoder computes the model; a model of it for the families that it does not."""
+        arch = self.scenario.draft if owner == "draft" else self.scenario.target
+        assert arch is not None
+        return "exact" if FAMILIES[arch.model_type].runnable else "modelled"
 
     @property
     def _drafting_arch(self) -> ModelArch:
@@ -140,25 +153,31 @@ class MemoryModel:
     def _model_values(self, owner: Literal["target", "draft"]) -> dict[str, Value]:
         scenario, workload = self.scenario, self.scenario.workload
         if owner == "target":
-            values = arch_values(scenario.target) | precision_values(workload.dtype, workload.kv_dtype)
-            slots = self.target_slots
+            arch, slots = scenario.target, self.target_slots
+            precision = precision_values(workload.dtype, workload.kv_dtype)
         else:
             assert scenario.draft is not None
-            values = arch_values(scenario.draft) | precision_values(workload.draft_dtype, workload.draft_kv_dtype)
-            slots = self.draft_slots
-        return values | {"B": workload.batch_size, "C": workload.context, "S": slots}
+            arch, slots = scenario.draft, self.draft_slots
+            precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype)
+        written = np.maximum(self._chunk, self.knobs.gamma + 1)
+        cache = {"B": workload.batch_size, "C": workload.context} | slot_values(arch, slots, written)
+        return arch_values(arch) | precision | cache
+
+    @property
+    def _chunk(self) -> Value:
+        """Rows of a prefill pass."""
+        return np.minimum(self.knobs.prefill_chunk, self.scenario.workload.context)
 
     def _passes(self) -> Iterator[tuple[Phase, dict[str, Value]]]:
         """The passes of a step: phase, and T rows over b sequences with logits for R rows at a time."""
         batch = self.scenario.workload.batch_size
-        chunk = np.minimum(self.knobs.prefill_chunk, self.scenario.workload.context)
         target = self._model_values("target")
-        yield "prefill_target", target | {"T": chunk, "b": 1, "R": 2}
+        yield "prefill_target", target | {"T": self._chunk, "b": 1, "R": 2}
         drafter = self.scenario.speculation.drafter
         if self._drafts_with_model:
             draft = target if drafter == "early_exit" else self._model_values("draft")
             if drafter == "draft_model":
-                yield "prefill_draft", draft | {"T": chunk, "b": 1, "R": 2}
+                yield "prefill_draft", draft | {"T": self._chunk, "b": 1, "R": 2}
             yield "draft", draft | {"T": 2 * batch, "b": batch, "R": self._tile(batch)}
         rows = batch * (self.knobs.gamma + 1)
         yield "verify", target | {"T": rows, "b": batch, "R": self._tile(rows)}
@@ -232,37 +251,3 @@ def _fixed(name: str, num_bytes: int, source: Source) -> Term:
         "process": "process_bytes",
     }[name]
     return Term(name, "system", "resident", name, source, {symbol: num_bytes}, num_bytes)
-
-
-def arch_values(arch: ModelArch) -> dict[str, Value]:
-    """Values of the symbols that describe a model."""
-    return {
-        "L": arch.num_hidden_layers,
-        "h": arch.hidden_size,
-        "I": arch.intermediate_size,
-        "H": arch.num_attention_heads,
-        "H_k": arch.num_key_value_heads,
-        "d": arch.head_dim,
-        "V": arch.vocab_size,
-        "n_n": arch.num_norms_per_layer,
-        "t": int(arch.tie_word_embeddings),
-        "b_q": int(arch.qkv_bias),
-        "b_o": int(arch.output_bias),
-        "b_m": int(arch.mlp_bias),
-        "q_n": int(arch.qk_norm),
-    }
-
-
-def precision_values(dtype: str, kv_dtype: str) -> dict[str, Value]:
-    """Values of the symbols that describe element sizes."""
-    weights = weight_format(dtype)
-    activation_bytes = float_bytes(weights.compute_dtype)
-    return {
-        "s": activation_bytes,
-        "s_w": weights.matrix_bytes,
-        "s_c": weights.scale_bytes,
-        "s_kv": float_bytes(kv_dtype),
-        "f_h": int(activation_bytes < 4),
-        "f_k": int(kv_dtype != weights.compute_dtype),
-        "f_o": int(weights.quantized),
-    }

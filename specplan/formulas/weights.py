@@ -1,68 +1,189 @@
-"""Bytes of weights and KV cache."""
+"""Bytes of weights: parts of a model, each a list of matrices and vectors that its layers hold."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import sympy
 
-from specplan.formulas.functions import aligned, padding
+from specplan.formulas.functions import padding
 from specplan.formulas.symbols import (
-    B,
+    E,
+    G_s,
     H,
     H_k,
+    H_l,
+    H_s,
     I,
+    I_e,
+    I_s,
+    K_l,
     L,
-    S,
+    L_a,
+    L_d,
+    L_e,
+    L_l,
+    L_m,
+    L_s,
     V,
+    a_s,
+    b_c,
+    b_e,
     b_m,
     b_o,
+    b_p,
     b_q,
+    b_r,
+    c_r,
     d,
+    d_n,
+    d_r,
+    d_v,
+    e_s,
+    f_q,
+    f_s,
+    g_m,
+    g_q,
+    g_s,
     h,
+    k_l,
+    m_1,
+    m_2,
+    n_b,
+    n_i,
     n_n,
-    q_n,
+    n_s,
+    q_f,
+    q_h,
+    r_k,
+    r_q,
+    r_s,
     s,
     s_c,
-    s_kv,
     s_w,
     t,
+    v_l,
+    w_l,
+    w_s,
 )
 
-QKV = (H + 2 * H_k) * d
+QKV = (H * (1 + g_q) + 2 * H_k) * d
 
-#: (elements, rows) of the matrices of one layer, fused as the runtime keeps them.
-LAYER_MATRICES = ((QKV * h, QKV), (h * H * d, h), (2 * I * h, 2 * I), (h * I, h))
 
-#: (how many, elements) of the vectors of one layer.
-LAYER_VECTORS = ((n_n, h), (b_q, QKV), (b_o, h), (b_m, 2 * I), (b_m, h), (2 * q_n, d))
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tensors that ``layers`` layers hold alike.
+
+    Attributes:
+        layers: how many layers hold them.
+        matrices: (how many, rows, columns), held in the weight format.
+        vectors: (how many, elements), held in the compute dtype.
+        floats: (how many, elements), held in float32 whatever the rest is.
+    """
+
+    layers: sympy.Expr
+    matrices: tuple[tuple[sympy.Expr, sympy.Expr, sympy.Expr], ...]
+    vectors: tuple[tuple[sympy.Expr, sympy.Expr], ...]
+    floats: tuple[tuple[sympy.Expr, sympy.Expr], ...] = ()
+
+    def bytes(self) -> sympy.Expr:
+        """Without alignment."""
+        matrices = sum(count * (rows * columns * s_w + rows * s_c) for count, rows, columns in self.matrices)
+        vectors = s * sum(count * elements for count, elements in self.vectors)
+        return self.layers * (matrices + vectors + 4 * sum(count * elements for count, elements in self.floats))
+
+    def padding(self) -> sympy.Expr:
+        """What alignment adds, tensor by tensor."""
+        matrices = sum(
+            count * (padding(rows * columns * s_w) + padding(rows * s_c)) for count, rows, columns in self.matrices
+        )
+        vectors = sum(count * padding(elements * s) for count, elements in self.vectors)
+        floats = sum(count * padding(elements * 4) for count, elements in self.floats)
+        return self.layers * (matrices + vectors + floats)
+
+
+def table() -> Part:
+    """The head or tied table in the weight format, an input embedding of its own, the final norm."""
+    return Part(sympy.Integer(1), ((1, V, h),), ((1 - t, V * h), (1 + n_b, h)))
+
+
+def attention() -> Part:
+    """Fused query, key and value matrix, output matrix, biases, norms of queries and keys, sinks."""
+    vectors = ((b_q, QKV), (b_o, h), (2 * q_h, d), (q_f, H * d), (q_f, H_k * d), (a_s, H))
+    return Part(L_a, ((1, QKV, h), (1, h, H * d)), vectors)
+
+
+def latent_attention() -> Part:
+    """Queries, compressed or not; the compressed row of keys and values, and what expands it; output matrix."""
+    width = H * (d_n + d_r)
+    matrices = (
+        (f_q, r_q, h),
+        (f_q, width, r_q),
+        (1 - f_q, width, h),
+        (1, r_k + d_r, h),
+        (1, H * (d_n + d_v), r_k),
+        (1, h, H * d_v),
+    )
+    return Part(L_m, matrices, ((f_q, r_q), (1, r_k)))
+
+
+def linear_attention() -> Part:
+    """Projections of queries, keys, values, gates and rates; convolution; decay; gated norm; output matrix."""
+    keys, values = K_l * k_l, H_l * v_l
+    matrices = ((1, 2 * keys + 2 * values, h), (1, 2 * H_l, h), (1, h, values))
+    return Part(L_l, matrices, ((1, (2 * keys + values) * w_l), (2, H_l), (1, v_l)))
+
+
+def mamba() -> Part:
+    """Input and output projections, convolution, step sizes, decay, skip, norms of its own."""
+    conv = e_s + m_2 * 2 * G_s * n_s
+    incoming = 2 * e_s + m_2 * (2 * G_s * n_s + H_s)
+    matrices = ((1, incoming, h), (1, h, e_s), (m_1, r_s + 2 * n_s, e_s), (m_1, e_s, r_s))
+    vectors = (
+        (1, conv * w_s),
+        (b_c, conv),
+        (b_p, incoming),
+        (b_p, h),
+        (m_1, e_s),
+        (m_1, e_s * n_s),
+        (m_1, e_s),
+        (m_1 * n_i, r_s),
+        (2 * m_1 * n_i, n_s),
+        (3 * m_2, H_s),
+        (m_2 * n_i, e_s),
+    )
+    return Part(L_s, matrices, vectors)
+
+
+def mlp() -> Part:
+    """Gate and up fused, down, biases."""
+    inner = (1 + g_m) * I
+    return Part(L_d, ((1, inner, h), (1, h, I)), ((b_m, inner), (b_m, h)))
+
+
+def experts() -> Part:
+    """Router, kept in the compute dtype; each expert's matrices; the shared expert."""
+    matrices = ((E, 2 * I_e, h), (E, h, I_e), (f_s, 2 * I_s, h), (f_s, h, I_s))
+    vectors = ((1, E * h), (b_r, E), (b_e, E * 2 * I_e), (b_e, E * h), (g_s, h))
+    return Part(L_e, matrices, vectors, floats=((c_r, E),))
+
+
+def norms() -> Part:
+    """Norms over the hidden size."""
+    return Part(L, (), ((n_n * (1 + n_b), h),))
+
+
+PARTS: dict[str, Callable[[], Part]] = {
+    part.__name__: part for part in (table, attention, latent_attention, linear_attention, mamba, mlp, experts, norms)
+}
 
 
 def weights() -> sympy.Expr:
-    """The head or tied table, the layers' matrices with their scales, everything else in the compute dtype."""
-    layer_elements = sum(elements for elements, _ in LAYER_MATRICES)
-    layer_rows = sum(rows for _, rows in LAYER_MATRICES)
-    layer_vectors = sum(count * elements for count, elements in LAYER_VECTORS)
-    matrices = s_w * (V * h + L * layer_elements) + s_c * (V + L * layer_rows)
-    return matrices + s * ((1 - t) * V * h + h + L * layer_vectors)
+    """Matrices in the weight format with their scales, everything else in the compute dtype."""
+    return sum((part().bytes() for part in PARTS.values()), start=sympy.Integer(0))
 
 
 def weight_padding() -> sympy.Expr:
     """What alignment adds to the weights, tensor by tensor."""
-    matrices = sum(padding(elements * s_w) + padding(rows * s_c) for elements, rows in LAYER_MATRICES)
-    vectors = sum(count * padding(elements * s) for count, elements in LAYER_VECTORS)
-    table = padding(V * h * s_w) + padding(V * s_c) + (1 - t) * padding(V * h * s)
-    return table + padding(h * s) + L * (matrices + vectors)
-
-
-def kv_cache() -> sympy.Expr:
-    """Keys and values of every layer, for S slots of B sequences."""
-    return 2 * L * B * H_k * d * S * s_kv
-
-
-def kv_padding() -> sympy.Expr:
-    """What alignment adds to the key tensor and the value tensor."""
-    return 2 * padding(L * B * H_k * d * S * s_kv)
-
-
-def constants() -> sympy.Expr:
-    """Column numbers that masks are compared with (int64), and the rotary frequencies (float32)."""
-    return aligned(8 * S) + aligned(2 * d)
+    return sum((part().padding() for part in PARTS.values()), start=sympy.Integer(0))

@@ -9,7 +9,42 @@ from __future__ import annotations
 import sympy
 
 from specplan.formulas.functions import aligned
-from specplan.formulas.symbols import B, H, H_k, I, R, S, T, V, b, d, f_h, f_k, f_o, gamma, h, q_n, s
+from specplan.formulas.symbols import (
+    B,
+    E,
+    H,
+    H_k,
+    I,
+    I_e,
+    I_s,
+    R,
+    S,
+    S_w,
+    S_x,
+    T,
+    V,
+    b,
+    d,
+    d_o,
+    f_h,
+    f_k,
+    f_o,
+    f_s,
+    g_m,
+    gamma,
+    h,
+    k_e,
+    n_b,
+    n_o,
+    q_f,
+    q_h,
+    s,
+    x_a,
+    x_d,
+    x_e,
+    x_f,
+    x_w,
+)
 from specplan.formulas.weights import QKV
 
 ROWS = sympy.Max(T, 2, evaluate=False)
@@ -21,13 +56,13 @@ def tokens() -> sympy.Expr:
 
 
 def mask() -> sympy.Expr:
-    """One byte per row and slot: the tokens that a row must not see."""
-    return aligned(T * S)
+    """A byte per row and slot: what a row must not see; for windowed layers also the slots' positions and a spare."""
+    return x_f * aligned(T * S) + x_w * (aligned(8 * b * S_w) + 2 * aligned(T * S_w))
 
 
 def rope() -> sympy.Expr:
-    """Rotary angles in float32, their cosines and sines in the compute dtype."""
-    return aligned(2 * d * ROWS) + 2 * aligned(ROWS * d * s / 2)
+    """Rotary angles in float32; their cosines and sines in the compute dtype, for each set of frequencies."""
+    return aligned(2 * d_o * ROWS) + 2 * n_o * aligned(ROWS * d_o * s / 2)
 
 
 def hidden() -> sympy.Expr:
@@ -42,26 +77,34 @@ def normed() -> sympy.Expr:
 
 def projected() -> sympy.Expr:
     """Outputs of the attention and MLP blocks before they join the residual stream."""
-    return (1 - f_o) * aligned(ROWS * h * s)
+    return (1 - f_o * (1 - x_e)) * aligned(ROWS * h * s)
 
 
 def norm() -> sympy.Expr:
-    """Root mean squares, and a float32 copy of the rows where activations are half precision."""
-    return aligned(4 * ROWS) + f_h * aligned(4 * ROWS * h)
+    """Root mean squares, means in layer norms, and a float32 copy of the rows where activations are half precision."""
+    return (1 + n_b) * aligned(4 * ROWS) + f_h * aligned(4 * ROWS * h)
 
 
 def attention() -> sympy.Expr:
-    """Fused qkv, rotary temporary, packed queries, scores; a converted KV layer; float32 for per-head norms."""
+    """Fused qkv, rotary temporary, packed queries, scores; a converted KV layer; float32 for norms of heads."""
     heads = H + H_k
-    qk_norm = aligned(4 * ROWS * heads) + f_h * aligned(4 * ROWS * heads * d)
-    scores = aligned(T * H * d * s) + aligned(T * H * S * s)
-    rotary = aligned(ROWS * heads * d * s / 2)
-    return (1 - f_o) * aligned(ROWS * QKV * s) + rotary + scores + f_k * aligned(b * H_k * d * S * s) + q_n * qk_norm
+    head_norm = aligned(4 * ROWS * heads) + f_h * aligned(4 * ROWS * heads * d)
+    scores = aligned(T * H * d * s) + aligned(T * H * S_x * s)
+    rotary = aligned(ROWS * heads * d_o * s / 2)
+    cast = f_k * aligned(b * H_k * d * S_x * s)
+    return x_a * ((1 - f_o) * aligned(ROWS * QKV * s) + rotary + scores + cast + (q_h + q_f) * head_norm)
 
 
 def mlp() -> sympy.Expr:
     """Gate and up side by side; their product replaces the gate."""
-    return (1 - f_o) * aligned(2 * ROWS * I * s)
+    return x_d * (1 - f_o) * aligned((1 + g_m) * ROWS * I * s)
+
+
+def experts() -> sympy.Expr:
+    """Router scores and choices; one expert's rows, gate and up, and output; the shared expert's gate and up."""
+    router = aligned(ROWS * E * s) + aligned(4 * ROWS * E) + aligned(4 * ROWS * k_e) + aligned(8 * ROWS * k_e)
+    expert = aligned(ROWS * h * s) + (1 - f_o) * (aligned(2 * ROWS * I_e * s) + aligned(ROWS * h * s))
+    return x_e * (router + aligned(4 * ROWS) + expert + f_s * (1 - f_o) * aligned(2 * ROWS * I_s * s))
 
 
 def head() -> sympy.Expr:
@@ -71,12 +114,15 @@ def head() -> sympy.Expr:
 
 def scratch() -> sympy.Expr:
     """The stages follow one another, so their scratch is the largest of them."""
-    return sympy.Max(attention(), mlp(), head(), evaluate=False)  # comparing them symbolically takes 0.2 s
+    # comparing them symbolically takes 0.2 s
+    return sympy.Max(attention(), mlp(), experts(), head(), evaluate=False)
 
 
 def kernel_output() -> sympy.Expr:
     """The most that int8 kernels hold outside the arena at one time: they cannot write into a given tensor."""
-    return f_o * s * sympy.Max(T * (2 * I + h), T * QKV, R * V, evaluate=False)
+    dense = x_d * T * ((1 + g_m) * I + h)
+    expert = x_e * T * (2 * sympy.Max(I_e, I_s, evaluate=False) + h)
+    return f_o * s * sympy.Max(dense, expert, x_a * T * QKV, R * V, evaluate=False)
 
 
 def draft_probs() -> sympy.Expr:

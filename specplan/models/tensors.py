@@ -1,15 +1,19 @@
-"""The tensors that an architecture consists of: names, shapes, and their names in GGUF files.
+"""The tensors that an architecture consists of: names and shapes in checkpoints.
 
 One list serves three readers: the check of headers against the config, the runtime's loader, and tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from specplan.arch import ModelArch
 from specplan.errors import InputError
+from specplan.families import FAMILIES
+from specplan.models.names import naming_of
 
 Shape = tuple[int, ...]
 
@@ -33,91 +37,60 @@ class TensorEntry:
     num_bytes: int
 
 
-EMBEDDING = "model.embed_tokens.weight"
-FINAL_NORM = "model.norm.weight"
-HEAD = "lm_head.weight"
-
-
-def layer_tensors(arch: ModelArch) -> dict[str, Shape]:
-    """Name within a layer to shape [out, in] or [out]."""
-    h, d = arch.hidden_size, arch.head_dim
-    q, kv = arch.num_attention_heads * d, arch.num_key_value_heads * d
-    shapes: dict[str, Shape] = {
-        "self_attn.q_proj.weight": (q, h),
-        "self_attn.k_proj.weight": (kv, h),
-        "self_attn.v_proj.weight": (kv, h),
-        "self_attn.o_proj.weight": (h, q),
-        "mlp.gate_proj.weight": (arch.intermediate_size, h),
-        "mlp.up_proj.weight": (arch.intermediate_size, h),
-        "mlp.down_proj.weight": (h, arch.intermediate_size),
-        "input_layernorm.weight": (h,),
-        "post_attention_layernorm.weight": (h,),
-    }
-    if arch.num_norms_per_layer == 4:
-        shapes["pre_feedforward_layernorm.weight"] = (h,)
-        shapes["post_feedforward_layernorm.weight"] = (h,)
-    if arch.qkv_bias:
-        for name, size in (("q", q), ("k", kv), ("v", kv)):
-            shapes[f"self_attn.{name}_proj.bias"] = (size,)
-    if arch.output_bias:
-        shapes["self_attn.o_proj.bias"] = (h,)
-    if arch.mlp_bias:
-        for name, size in (("gate", arch.intermediate_size), ("up", arch.intermediate_size), ("down", h)):
-            shapes[f"mlp.{name}_proj.bias"] = (size,)
-    if arch.qk_norm:
-        shapes["self_attn.q_norm.weight"] = (d,)
-        shapes["self_attn.k_norm.weight"] = (d,)
+def layer_tensors(arch: ModelArch, layer: int) -> dict[str, Shape]:
+    """Name within a layer to shape [out, in] or [out], for families whose names are known."""
+    names = naming_of(arch)
+    h = arch.hidden_size
+    shapes = _norms(names.norms, h, arch.norm == "layer")
+    q, kv = arch.num_attention_heads * arch.head_dim, arch.num_key_value_heads * arch.head_dim
+    shapes |= _matrices(names.qkv, (q, kv, kv), h, arch.qkv_bias)
+    shapes |= _matrices((names.output,), (h,), q, arch.output_bias)
+    if arch.qk_norm is not None:
+        full = arch.qk_norm == "full"
+        shapes |= {"self_attn.q_norm.weight": (q if full else arch.head_dim,)}
+        shapes |= {"self_attn.k_norm.weight": (kv if full else arch.head_dim,)}
+    if arch.mlp_types[layer] == "dense":
+        inner = (arch.intermediate_size,) * (1 + arch.gated_mlp)
+        shapes |= _matrices(names.gate_up, inner, h, arch.mlp_bias)
+        shapes |= _matrices((names.down,), (h,), arch.intermediate_size, arch.mlp_bias)
+    elif arch.moe is not None:
+        shapes |= _matrices((names.router,), (arch.moe.num_experts,), h, arch.moe.router_bias)
+        for expert in range(arch.moe.num_experts):
+            size = arch.moe.moe_intermediate_size
+            parts = tuple(name.format(expert=expert) for name in names.expert_gate_up)
+            shapes |= _matrices(parts, (size, size), h, arch.moe.expert_bias)
+            shapes |= _matrices((names.expert_down.format(expert=expert),), (h,), size, arch.moe.expert_bias)
     return shapes
 
 
-def layer_name(layer: int, name: str) -> str:
-    """Full Hugging Face name of a layer's tensor."""
-    return f"model.layers.{layer}.{name}"
+def _norms(names: Iterable[str], size: int, biased: bool) -> dict[str, Shape]:
+    kinds = ("weight", "bias") if biased else ("weight",)
+    return {f"{name}.{kind}": (size,) for name in names for kind in kinds}
+
+
+def _matrices(names: tuple[str, ...], rows: tuple[int, ...], columns: int, biased: bool) -> dict[str, Shape]:
+    """One matrix per name; a single name holds all rows."""
+    if len(names) == 1:
+        rows = (sum(rows),)
+    shapes: dict[str, Shape] = {}
+    for name, count in zip(names, rows, strict=True):
+        shapes[f"{name}.weight"] = (count, columns)
+        if biased:
+            shapes[f"{name}.bias"] = (count,)
+    return shapes
 
 
 def expected_tensors(arch: ModelArch) -> dict[str, Shape]:
-    """All tensors of a checkpoint by Hugging Face name; a tied head has no tensor of its own."""
-    shapes: dict[str, Shape] = {
-        EMBEDDING: (arch.vocab_size, arch.hidden_size),
-        FINAL_NORM: (arch.hidden_size,),
-    }
+    """All tensors of a checkpoint by name; a tied head has no tensor of its own."""
+    names = naming_of(arch)
+    table = (arch.vocab_size, arch.hidden_size)
+    shapes: dict[str, Shape] = {f"{names.embedding}.weight": table}
+    shapes |= _norms((names.final_norm,), arch.hidden_size, arch.norm == "layer")
     if not arch.tie_word_embeddings:
-        shapes[HEAD] = (arch.vocab_size, arch.hidden_size)
+        shapes[f"{names.head}.weight"] = table
     for layer in range(arch.num_hidden_layers):
-        shapes.update({layer_name(layer, name): shape for name, shape in layer_tensors(arch).items()})
+        shapes |= {names.layer(layer, name): shape for name, shape in layer_tensors(arch, layer).items()}
     return shapes
-
-
-_GGUF_GLOBAL = {EMBEDDING: "token_embd.weight", FINAL_NORM: "output_norm.weight", HEAD: "output.weight"}
-_GGUF_LAYER = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-_GGUF_FOUR_NORMS = {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
-ROPE_FACTORS_GGUF = "rope_freqs.weight"
-
-
-def gguf_name(arch: ModelArch, name: str) -> str:
-    """The GGUF name of a tensor given by its Hugging Face name."""
-    if name in _GGUF_GLOBAL:
-        return _GGUF_GLOBAL[name]
-    _, _, layer, rest = name.split(".", 3)
-    stem, kind = rest.rsplit(".", 1)
-    table = _GGUF_LAYER | (_GGUF_FOUR_NORMS if arch.num_norms_per_layer == 4 else {})
-    return f"blk.{layer}.{table[stem]}.{kind}"
 
 
 def check_tensors(arch: ModelArch, tensors: Mapping[str, TensorEntry], where: str) -> None:
@@ -131,6 +104,9 @@ def check_tensors(arch: ModelArch, tensors: Mapping[str, TensorEntry], where: st
     Raises:
         InputError: a tensor is missing, has another shape, or is not part of the architecture.
     """
+    if not FAMILIES[arch.model_type].runnable:
+        return _check_layers(arch, tensors, where)
+    names = naming_of(arch)
     expected = expected_tensors(arch)
     for name, shape in expected.items():
         entry = tensors.get(name)
@@ -138,6 +114,19 @@ def check_tensors(arch: ModelArch, tensors: Mapping[str, TensorEntry], where: st
             raise InputError(f"{where}: tensor {name} is missing")
         if entry.shape != shape:
             raise InputError(f"{where}: tensor {name} has shape {list(entry.shape)}, its config implies {list(shape)}")
+    head = f"{names.head}.weight"
     for name in tensors:
-        if name not in expected and name != HEAD and not name.endswith("rotary_emb.inv_freq"):
+        if name not in expected and name != head and not name.endswith(names.ignored):
             raise InputError(f"{where}: tensor {name} is not part of a {arch.model_type} model with this config")
+    return None
+
+
+def _check_layers(arch: ModelArch, tensors: Mapping[str, TensorEntry], where: str) -> None:
+    """Families that are planned only: their layers must be there, and one table of the vocabulary."""
+    found = {int(match[1]) for name in tensors if (match := re.search(r"\.layers\.(\d+)\.", name))}
+    missing = set(range(arch.num_hidden_layers)) - found
+    if missing:
+        raise InputError(f"{where}: tensors of layer {min(missing)} are missing")
+    table = arch.vocab_size * arch.hidden_size
+    if not any(math.prod(entry.shape) == table for entry in tensors.values()):
+        raise InputError(f"{where}: no tensor of {arch.vocab_size} rows of {arch.hidden_size} for the vocabulary")

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from specplan import __version__
+from specplan.families import runnable
 from specplan.formulas.memory import MemoryModel
-from specplan.models.families import runnable
 from specplan.plan import SCHEMA_VERSION, Certificate, Estimate, Infeasible, Plan
 from specplan.planner.choose import Choice, best_within, find_marks, least, neighbours
 from specplan.planner.question import Question, check_question, notes
@@ -37,7 +37,7 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
     budget = question.inputs.budget_bytes
     plain = best_within([group for group in groups if group.drafter == "none"], budget)
     models = (question.inputs.target, question.inputs.draft)
-    runs = all(runnable(model.arch, question.workload.context) for model in models if model is not None)
+    runs = all(runnable(model.arch) for model in models if model is not None)
     inputs = question.inputs
     if choice.speculation.drafter != "draft_model":
         inputs = dataclasses.replace(inputs, draft=None)

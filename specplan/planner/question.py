@@ -8,10 +8,11 @@ from pathlib import Path
 from specplan.arch import ModelArch
 from specplan.arch_checks import MAX_BUDGET_BYTES, check_kernels
 from specplan.errors import InputError
-from specplan.models.families import runnable
+from specplan.families import FAMILIES, runnable
 from specplan.models.safetensors_header import safetensors_files
 from specplan.plan import ModelInput, PlanInputs
 from specplan.speculation import Drafter
+from specplan.speed.work import layer_work
 from specplan.workload import Workload
 
 
@@ -73,7 +74,9 @@ def _check_extent(arch: ModelArch, workload: Workload) -> None:
     slots, batch, layers = workload.context + 128, workload.batch_size, arch.num_hidden_layers
     cache = 8 * layers * batch * arch.num_key_value_heads * arch.head_dim * slots
     scores = 1024 * batch * arch.num_attention_heads * (slots + arch.head_dim)
-    weights = 8 * (2 * arch.num_head_elements + layers * arch.num_layer_matrix_elements)
+    work = layer_work(arch, layers, 1)
+    experts = work.num_experts * work.expert_elements
+    weights = 8 * (2 * arch.num_head_elements + work.matrix_elements + experts)
     rows = 1024 * batch * (arch.hidden_size + arch.intermediate_size + arch.qkv_size + arch.vocab_size)
     if cache + 8 * scores + weights + 8 * rows > MAX_BUDGET_BYTES:
         raise InputError(
@@ -97,11 +100,10 @@ def notes(question: Question) -> tuple[str, ...]:
         trained = model.arch.max_position_embeddings
         if context > trained:
             found.append(f"context {context} is beyond the {trained} tokens that the {role} was trained for")
-        if not runnable(model.arch, context):
-            window = f" with windows of {model.arch.sliding_window} tokens" if model.arch.num_sliding_layers else ""
+        if not runnable(model.arch):
+            scaling = model.arch.rope_scaling
+            of = f" with {scaling.rope_type} rope" if scaling and FAMILIES[model.arch.model_type].runnable else ""
             found.append(
-                f"the runtime does not run {model.arch.model_type}{window} at this context: a plan for reading"
+                f"the runtime does not run {model.arch.model_type}{of}: a plan for reading, its workspace modelled"
             )
-        if model.arch.num_sliding_layers and context > (model.arch.sliding_window or 0):
-            found.append(f"the {role}'s KV cache keeps all {context} tokens in its windowed layers too")
     return tuple(found)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
 from specplan.dtypes import WeightFormat, float_bytes, weight_format
+from specplan.speed.work import layer_work
 
 #: Shares of the peak that large matrix products reach in practice.
 BANDWIDTH_EFFICIENCY = 0.8
@@ -54,15 +55,17 @@ def pass_seconds(
         num_layers: layers that run; all of them when None.
     """
     layers = arch.num_hidden_layers if num_layers is None else num_layers
-    elements = layers * arch.num_layer_matrix_elements
-    kv_elements = 2 * layers * batch_size * arch.num_key_value_heads * arch.head_dim * context
-    attention_flop = 4 * layers * arch.num_attention_heads * arch.head_dim * context
+    work = layer_work(arch, layers, context)
+    # a pass of many rows visits more experts, in the mean of independent choices
+    visited = work.num_experts * (1 - (1 - work.num_experts_per_tok / work.num_experts) ** np.asarray(rows))
+    elements = work.matrix_elements + visited * work.expert_elements
+    active = work.matrix_elements + work.num_experts_per_tok * work.expert_elements
     weights = weight_format(dtype)
     layer_s = _stage_seconds(
         device,
         weights,
-        moved_bytes=elements * weights.matrix_bytes + kv_elements * float_bytes(kv_dtype),
-        flop=np.asarray(rows) * (2.0 * elements + attention_flop),
+        moved_bytes=elements * weights.matrix_bytes + batch_size * work.cache_elements * float_bytes(kv_dtype),
+        flop=np.asarray(rows) * (2.0 * active + 4.0 * work.score_elements),
         rows=np.asarray(rows),
     )
     tiles = -(-np.asarray(head_rows) // np.asarray(logits_rows))

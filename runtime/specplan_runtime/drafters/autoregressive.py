@@ -6,10 +6,11 @@ from collections.abc import Sequence as Rows
 
 import torch
 
-from specplan_runtime.decoder import Decoder, Span
+from specplan_runtime.decoder import Decoder
 from specplan_runtime.prefill import prefill
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.sequence import Sequence
+from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 
 #: Tokens per sequence that a draft pass takes in: the last one, and one more after all proposals were accepted.

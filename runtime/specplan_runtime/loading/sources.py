@@ -11,11 +11,13 @@ import torch
 
 from specplan.arch import ModelArch
 from specplan.errors import EnvironmentProblem, InputError
-from specplan.models.families import FAMILIES
+from specplan.families import FAMILIES
 from specplan.models.gguf import embedding_source, read_gguf_arch, tensors_by_name
 from specplan.models.gguf_header import GGML_TYPES, read_gguf_header
+from specplan.models.gguf_names import ROPE_FACTORS_GGUF
+from specplan.models.names import naming_of
 from specplan.models.safetensors_header import read_headers, safetensors_files
-from specplan.models.tensors import EMBEDDING, ROPE_FACTORS_GGUF, TensorEntry, check_tensors
+from specplan.models.tensors import TensorEntry, check_tensors
 
 #: Elements per tile, as the plan's ``load_staging`` assumes.
 TILE_ELEMENTS = 1 << 20
@@ -117,7 +119,7 @@ class GgufSource:
 
     def tiles(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
         """Rows in float32, in Hugging Face's order of rows."""
-        if name == EMBEDDING:
+        if name == f"{naming_of(self.arch).embedding}.weight":
             name = embedding_source(self.arch, self.entries)
         entry = self.entries[name]
         permuted = FAMILIES[self.arch.model_type].permuted_in_gguf and (".q_proj." in name or ".k_proj." in name)

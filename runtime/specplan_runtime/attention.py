@@ -1,0 +1,185 @@
+"""Attention over the static caches: rotary tables and masks once per pass, then layer by layer.
+
+Shapes: T rows of a pass = b sequences × n tokens, fed = max(T, least rows of a product), L_c = slots in use,
+G = H / H_k query heads per KV head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from specplan_runtime.norms import normalize_heads
+from specplan_runtime.parameters import Cache, Layer, Parameters
+from specplan_runtime.span import Span
+from specplan_runtime.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What rows must not see.
+
+    Attributes:
+        first: the first column of the cache that it speaks of; everything before is seen by all rows.
+        hidden: bool [b, n, columns], True where a row must not look.
+    """
+
+    first: int
+    hidden: torch.Tensor
+
+
+class Attention:
+    """The attention of one model. Holds no tensors of its own.
+
+    Args:
+        parameters: weights, caches, constants.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters, self._arch = parameters, parameters.arch
+        d = self._arch.head_dim
+        self._multiplier = self._arch.attention_multiplier or d**-0.5
+        self._full_mask: Mask | None = None
+        self._window_mask: Mask | None = None
+
+    def prepare(self, work: Workspace, span: Span, fed: int) -> None:
+        """Rotary tables and masks of a pass; ``work.positions`` must be there."""
+        angles = work.angles[:fed]
+        for table, frequencies in enumerate(self._parameters.inverse_frequencies):
+            torch.mul(work.positions[:fed, None], frequencies, out=angles)
+            torch.cos(angles, out=work.cos[table][:fed])
+            torch.sin(angles, out=work.sin[table][:fed])
+        self._full_mask = self._causal(work, span)
+        self._window_mask = self._windowed(work, span)
+
+    def __call__(self, work: Workspace, span: Span, layer: Layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attend, writing the pass's keys and values into the cache.
+
+        Args:
+            work: buffers of the pass's phase.
+            span: tokens and where they go.
+            layer: weights.
+            x: [fed, h], already normalized where the model does so.
+
+        Returns:
+            the heads' outputs in token order [fed, H·d], and the fused projection that a kernel may have allocated.
+        """
+        fed, width = x.shape[0], self._arch.num_attention_heads * self._arch.head_dim
+        qkv = layer.qkv(x, work.qkv).view(fed, -1, self._arch.head_dim)
+        self._rotate(work, layer, qkv, fed)
+        cache = self._parameters.windowed if layer.windowed else self._parameters.full
+        keys, values = (
+            self._write(span, qkv, cache, tensor[layer.cache_index], which)
+            for which, tensor in enumerate((cache.keys, cache.values))
+        )
+        queries = self._pack_queries(work, span, qkv)
+        self._attend(work, span, queries, keys, values, self._window_mask if layer.windowed else self._full_mask)
+        b, n, kv_heads = len(span.tokens), span.num_tokens, self._arch.num_key_value_heads
+        heads = work.normed[: fed * width].view(fed, width)
+        packed = queries.view(b, kv_heads, -1, n, self._arch.head_dim)
+        heads[: span.num_rows].view(b, n, kv_heads, -1, self._arch.head_dim).copy_(packed.permute(0, 3, 1, 2, 4))
+        return heads, qkv
+
+    def _causal(self, work: Workspace, span: Span) -> Mask | None:
+        """From the first column where any row is limited; None when all rows see all."""
+        first, length = min(span.starts) + 1, span.length
+        if work.mask is None or first >= length:
+            return None
+        shape = (len(span.starts), span.num_tokens, length - first)
+        hidden = work.mask[: span.num_rows * shape[2]].view(shape)
+        torch.gt(self._parameters.columns[first:length], self._row_positions(work, span), out=hidden)
+        return Mask(first, hidden)
+
+    def _windowed(self, work: Workspace, span: Span) -> Mask | None:
+        """Slots are used in turn: slot j holds the last position p ≤ e with p ≡ j, where e is the pass's last one."""
+        if work.slot_positions is None or work.window_mask is None or work.window_spare is None:
+            return None
+        b, n, slots = len(span.starts), span.num_tokens, self._parameters.windowed.num_slots
+        used, window = min(slots, span.length), self._arch.sliding_window
+        assert window is not None
+        rows = self._row_positions(work, span)
+        last = rows[:, -1]
+        held = work.slot_positions[: b * used].view(b, used)
+        torch.sub(last, self._parameters.columns[:used], out=held)
+        torch.sub(last, held.remainder_(slots), out=held)
+        unused = work.window_spare[: b * used].view(b, used)
+        held.masked_fill_(torch.lt(held, 0, out=unused), 1 << 40)
+        hidden = work.window_mask[: b * n * used].view(b, n, used)
+        too_old = work.window_spare[: b * n * used].view(b, n, used)
+        torch.gt(held[:, None], rows, out=hidden)
+        torch.le(held.add_(window)[:, None], rows, out=too_old)
+        return Mask(0, hidden.logical_or_(too_old))
+
+    @staticmethod
+    def _row_positions(work: Workspace, span: Span) -> torch.Tensor:
+        return work.positions[: span.num_rows].view(len(span.starts), span.num_tokens, 1)
+
+    def _rotate(self, work: Workspace, layer: Layer, qkv: torch.Tensor, fed: int) -> None:
+        """Normalize heads where the model does, then rotate queries and keys in place."""
+        arch = self._arch
+        heads, half = arch.num_attention_heads, arch.rotary_dim // 2
+        rotating = heads + arch.num_key_value_heads
+        if layer.query_norm is not None and layer.key_norm is not None:
+            full = arch.qk_norm == "full"
+            normalize_heads(qkv[:, :heads], layer.query_norm, arch.rms_norm_eps, full, work)
+            normalize_heads(qkv[:, heads:rotating], layer.key_norm, arch.rms_norm_eps, full, work)
+        table = 1 if arch.local_rope_theta is not None and layer.slides else 0
+        cos, sin = work.cos[table][:fed, None], work.sin[table][:fed, None]
+        first, second = qkv[:, :rotating, :half], qkv[:, :rotating, half : 2 * half]
+        spare = work.rotated[: fed * rotating * half].view(fed, rotating, half)
+        torch.mul(second, sin, out=spare)
+        second.mul_(cos).addcmul_(first, sin)
+        first.mul_(cos).sub_(spare)
+
+    def _write(self, span: Span, qkv: torch.Tensor, cache: Cache, layer: torch.Tensor, which: int) -> torch.Tensor:
+        """Store the keys (0) or values (1) in ``layer`` [B, H_k, slots, d]; give what the pass reads [b·H_k, L_c, d]."""
+        kv_heads, n, slots = self._arch.num_key_value_heads, span.num_tokens, cache.num_slots
+        begin = self._arch.num_attention_heads + which * kv_heads
+        place = layer if span.row is None else layer[span.row : span.row + 1]
+        for sequence, start in enumerate(span.starts):
+            if sequence in span.idle:
+                continue
+            fresh = qkv[sequence * n : (sequence + 1) * n, begin : begin + kv_heads].transpose(0, 1)
+            slot = start % slots
+            before_end = min(n, slots - slot)
+            place[sequence, :, slot : slot + before_end].copy_(fresh[:, :before_end])
+            if before_end < n:
+                place[sequence, :, : n - before_end].copy_(fresh[:, before_end:])
+        return place.view(-1, slots, self._arch.head_dim)[:, : min(slots, span.length)]
+
+    def _pack_queries(self, work: Workspace, span: Span, qkv: torch.Tensor) -> torch.Tensor:
+        """[b·H_k, G·n, d], scaled: the query heads of a KV head lie together, so K and V are never repeated."""
+        b, n, kv_heads, d = len(span.tokens), span.num_tokens, self._arch.num_key_value_heads, self._arch.head_dim
+        group = self._arch.num_attention_heads // kv_heads
+        queries = work.queries[: b * n * kv_heads * group * d]
+        source = qkv[: b * n, : kv_heads * group].view(b, n, kv_heads, group, d).permute(0, 2, 3, 1, 4)
+        torch.mul(source, self._multiplier, out=queries.view(b, kv_heads, group, n, d))
+        return queries.view(b * kv_heads, group * n, d)
+
+    def _attend(
+        self,
+        work: Workspace,
+        span: Span,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: Mask | None,
+    ) -> None:
+        """Attention of the packed queries; the result replaces them."""
+        length = keys.shape[1]
+        scores = work.scores[: queries.shape[0] * queries.shape[1] * length].view(*queries.shape[:2], length)
+        torch.bmm(queries, self._cast(work, keys).transpose(1, 2), out=scores)
+        if self._arch.attention_softcap is not None:
+            scores.div_(self._arch.attention_softcap).tanh_().mul_(self._arch.attention_softcap)
+        if mask is not None:
+            by_head = scores.view(len(span.tokens), self._arch.num_key_value_heads, -1, span.num_tokens, length)
+            by_head[..., mask.first :].masked_fill_(mask.hidden[:, None, None], float("-inf"))
+        torch.softmax(scores, -1, out=scores)
+        torch.bmm(scores, self._cast(work, values), out=queries)
+
+    @staticmethod
+    def _cast(work: Workspace, cache: torch.Tensor) -> torch.Tensor:
+        if work.kv_cast is None:
+            return cache
+        return work.kv_cast[: cache.numel()].view(cache.shape).copy_(cache)

@@ -1,0 +1,63 @@
+"""Bytes of what a sequence leaves behind: keys and values, compressed rows, states."""
+
+from __future__ import annotations
+
+import sympy
+
+from specplan.formulas.functions import aligned, padding
+from specplan.formulas.symbols import (
+    B,
+    G_s,
+    H_k,
+    H_l,
+    K_l,
+    L_a,
+    L_l,
+    L_m,
+    L_s,
+    L_w,
+    S,
+    S_w,
+    S_x,
+    d,
+    d_o,
+    d_r,
+    e_s,
+    gamma,
+    k_l,
+    m_2,
+    n_o,
+    n_s,
+    r_k,
+    s,
+    s_kv,
+    v_l,
+    w_l,
+    w_s,
+)
+
+FULL = (L_a - L_w) * B * H_k * d * S
+WINDOWED = L_w * B * H_k * d * S_w
+LATENT = L_m * B * (r_k + d_r) * S
+
+
+def kv_cache() -> sympy.Expr:
+    """Keys and values for S slots of B sequences, S_w in windowed layers; one compressed row in latent attention."""
+    return s_kv * (2 * FULL + 2 * WINDOWED + LATENT)
+
+
+def kv_padding() -> sympy.Expr:
+    """What alignment adds to the key tensors, the value tensors and the compressed rows."""
+    return 2 * padding(FULL * s_kv) + 2 * padding(WINDOWED * s_kv) + padding(LATENT * s_kv)
+
+
+def recurrent_state() -> sympy.Expr:
+    """States of linear attention and state spaces, and of their convolutions, one per verify row to fall back to."""
+    linear = (2 * K_l * k_l + H_l * v_l) * w_l * s + 4 * H_l * k_l * v_l
+    state_space = (e_s + m_2 * 2 * G_s * n_s) * w_s * s + 4 * e_s * n_s
+    return B * (gamma + 1) * (L_l * linear + L_s * state_space)
+
+
+def constants() -> sympy.Expr:
+    """Column numbers that masks are compared with (int64), and the rotary frequencies (float32)."""
+    return aligned(8 * S_x) + n_o * aligned(2 * d_o)

@@ -1,0 +1,57 @@
+"""Typed access to what a config.json or a GGUF header says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from specplan.errors import InputError
+
+
+class ConfigReader:
+    """Typed access to a config whose every error names the file and the field."""
+
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        self.config = config
+        self.where = where
+
+    def integer(self, field: str, default: int | None = None) -> int:
+        """A whole number; ``default`` where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            if default is None:
+                raise InputError(f"{self.where}: field {field} is missing")
+            return default
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{self.where}: {field} is {value!r}, expected an integer")
+        return value
+
+    def number(self, field: str, default: float) -> float:
+        """A real number; ``default`` where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{self.where}: {field} is {value!r}, expected a number")
+        try:
+            return float(value)
+        except OverflowError:
+            raise InputError(f"{self.where}: {field} is beyond any float") from None
+
+    def flag(self, field: str, default: bool) -> bool:
+        """A boolean; ``default`` where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise InputError(f"{self.where}: {field} is {value!r}, expected true or false")
+        return value
+
+    def text(self, field: str, default: str | None = None) -> str:
+        """A string; ``default`` where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            value = default
+        if not isinstance(value, str):
+            raise InputError(f"{self.where}: {field} is {value!r}, expected a string")
+        return value
