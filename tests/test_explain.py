@@ -111,7 +111,7 @@ def test_sensitivities_are_differences_of_ledgers(asked: Scenario) -> None:
         ("batch_size", 256, scenario("ngram", context=16, batch_size=8)),
         ("prefill_chunk", 256, scenario("none", context=4000, prefill_chunk=512)),
         ("prefill_chunk", 256, scenario(context=4000, prefill_chunk=512)),
-        ("logits_rows", 32, scenario("ngram", gamma=9, batch_size=20, prefill_chunk=8, logits_rows=64, vocab_size=999)),
+        ("logits_rows", 32, scenario("ngram", context=8, gamma=9, batch_size=20, logits_rows=64, vocab_size=1000)),
     ],
 )
 def test_slopes_are_differences_over_whole_blocks(name: str, by: int, asked: Scenario) -> None:

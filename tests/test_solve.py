@@ -113,6 +113,21 @@ def test_the_answer_equals_brute_force(name: str, extra: int) -> None:
 
 
 @pytest.mark.parametrize("name", SOLVABLE)
+def test_a_budget_of_exactly_the_peak_is_enough(name: str) -> None:
+    roomy = solved(name, question(drafters=("none", "draft_model"), must_speculate=True)).best
+    exact = peak(roomy, name, 5)
+    asked = tiny_question(budget_bytes=exact, drafters=("none", "draft_model"), must_speculate=True)
+    best = solved(name, asked).best
+    assert best.left_bytes == 0
+    assert best.value >= 5  # alignment may make room for another
+    assert solved(name, with_budget(asked, exact - 1)).best.value < 5
+
+
+def with_budget(asked: Question, budget_bytes: int) -> Question:
+    return dataclasses.replace(asked, inputs=dataclasses.replace(asked.inputs, budget_bytes=budget_bytes))
+
+
+@pytest.mark.parametrize("name", SOLVABLE)
 @pytest.mark.parametrize("drafters", [("none", "ngram"), ("none", "draft_model"), ("none", "early_exit")])
 def test_it_is_the_largest_at_which_analyze_finds_a_plan(name: str, drafters: tuple[str, ...]) -> None:
     asked = question(extra=17_000_000, drafters=drafters, must_speculate=name == "num_speculative_tokens")
