@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 @click.option("--peak", is_flag=True, help="Show what decides the plan's peak, and what each knob has to do with it.")
 @click.option("--sensitivity", is_flag=True, help="Show what one more and one less of each knob cost.")
 @click.option("--latex", is_flag=True, help="Print LaTeX instead of text.")
-@click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Format of the answer on stdout.",
+)
 def explain(
     item: str | None, plan: Path | None, peak: bool, sensitivity: bool, latex: bool, output_format: str
 ) -> None:
