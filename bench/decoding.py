@@ -68,7 +68,7 @@ def reference_model(engine: Engine) -> Any:
     )  # fmt: skip
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    state = {"model.embed_tokens.weight": target.embedding, "model.norm.weight": target.final_norm}
+    state = {"model.embed_tokens.weight": target.embedding, "model.norm.weight": target.final_norm.weight}
     state["lm_head.weight"] = target.head.weight
     q, kv = arch.num_attention_heads * arch.head_dim, arch.num_key_value_heads * arch.head_dim
     for index, layer in enumerate(target.layers):
@@ -79,11 +79,14 @@ def reference_model(engine: Engine) -> Any:
                 for name, part in zip("qkv", fused.split([q, kv, kv]), strict=True):
                     state[f"{prefix}self_attn.{name}_proj.{kind}"] = part
         state[prefix + "self_attn.o_proj.weight"] = layer.output.weight
+        assert layer.gate_up is not None
+        assert layer.down is not None
         gate, up = layer.gate_up.weight.chunk(2)
         state |= {prefix + "mlp.gate_proj.weight": gate, prefix + "mlp.up_proj.weight": up}
         state[prefix + "mlp.down_proj.weight"] = layer.down.weight
-        state[prefix + "input_layernorm.weight"] = layer.input_norm
-        state[prefix + "post_attention_layernorm.weight"] = layer.post_norm
+        for name, norm in (("input", layer.attention_in), ("post_attention", layer.mlp_in)):
+            assert norm is not None
+            state[f"{prefix}{name}_layernorm.weight"] = norm.weight
     model.load_state_dict(state, assign=True, strict=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its tables are buffers, still on meta
     return model.eval()

@@ -7,10 +7,12 @@ README.md shows between ``<!-- run: … -->`` marks.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import re
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -103,15 +105,21 @@ def _object(cls: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def readme() -> str:
-    """README.md with the outputs of the commands that it shows between ``<!-- run: … -->`` and ``<!-- end -->``."""
+    """README.md with the outputs of the commands that it shows between ``<!-- run: … -->`` and ``<!-- end -->``.
+
+    They run in one empty folder, in the order of the text: a plan that one writes, later ones can read.
+    """
+    runner = CliRunner()
 
     def replace(match: re.Match[str]) -> str:
         arguments = match.group(1).split()
-        result = CliRunner().invoke(cli, arguments, prog_name="specplan", terminal_width=100)
+        result = runner.invoke(cli, arguments, prog_name="specplan", terminal_width=100)
         shown = f"$ specplan {' '.join(arguments)}\n{result.output}"
         return f"<!-- run: {match.group(1)} -->\n```\n{shown}```\n<!-- end -->"
 
-    return re.sub(r"<!-- run: ([^\n]+) -->\n.*?<!-- end -->", replace, README.read_text(), flags=re.DOTALL)
+    text = README.read_text()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        return re.sub(r"<!-- run: ([^\n]+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
 
 
 GENERATED: dict[Path, Callable[[], str]] = {

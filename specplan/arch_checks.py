@@ -59,7 +59,7 @@ def check_sizes(arch: ModelArch, where: str) -> None:
         )
     if arch.head_dim % 2 or arch.rotary_dim % 2 or arch.rotary_dim > arch.head_dim:
         raise InputError(
-            f"{where}: rotary embeddings of {arch.rotary_dim} elements with head_dim {arch.head_dim}, expected even numbers"
+            f"{where}: head_dim is {arch.head_dim}, {arch.rotary_dim} of it rotated: expected even numbers"
         )
     for field in _POSITIVE_NUMBERS:
         value = getattr(arch, field)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from specplan.cli.main import entry_point
 from tests.cli_helpers import llama_folder
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,18 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
     assert lines[0].startswith("specplan: error: ")
     assert all(word in lines[0] for word in words), lines[0]
     assert result.stdout == ""
+
+
+def ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """``specplan`` without a process of its own: how the command line ended."""
+    monkeypatch.setattr(sys, "argv", ["specplan", *arguments])
+    with pytest.raises(SystemExit) as end:
+        entry_point()
+    captured = capsys.readouterr()
+    assert isinstance(end.value.code, int)
+    return subprocess.CompletedProcess(list(arguments), end.value.code, captured.out, captured.err)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +88,8 @@ def imported(*arguments: str) -> set[str]:
         (["--help"], {"torch", "sympy", "numpy", "transformers"}),
         (["analyze", "--help"], {"torch", "sympy", "numpy"}),
         (["run", "--help"], {"torch", "sympy", "numpy"}),
+        (["solve", "--help"], {"torch", "sympy", "numpy"}),
+        (["explain", "--help"], {"torch", "sympy", "numpy"}),
         (
             ["analyze", "--model", "llama-2-7b-chat", "--gpu", "t4"],
             {"torch", "transformers", "gguf", "huggingface_hub"},
@@ -326,7 +341,7 @@ def test_explain_puts_numbers_in(plan: Path) -> None:
 
 
 def test_every_command_has_help() -> None:
-    for command in ("analyze", "run", "check", "explain", "pull"):
+    for command in ("analyze", "solve", "run", "check", "explain", "pull"):
         result = specplan(command, "--help")
         assert result.returncode == 0
         assert "Usage:" in result.stdout

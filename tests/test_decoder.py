@@ -14,10 +14,10 @@ import torch
 from specplan.errors import SpecplanError
 from specplan.plan import Plan
 from specplan_runtime.build import Assembly, assemble
-from specplan_runtime.decoder import Span
 from specplan_runtime.engine import Engine
 from specplan_runtime.linear import FloatLinear, Int8Linear
 from specplan_runtime.loading.load import _quantize
+from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 from tests.runtime_helpers import (
     FAMILY_VARIANTS,

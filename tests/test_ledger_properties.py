@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specplan.arch import ModelArch
 from specplan.devices.bundled import device_profile
 from specplan.errors import InputError
 from specplan.formulas.catalogue import FORMULAS
@@ -25,42 +24,21 @@ from specplan.scenario import Scenario
 from specplan.speculation import DRAFTERS, Chain, Speculation
 from specplan.workload import Workload
 from tests.conftest import model_input, tiny_arch, tiny_question
+from tests.strategies import any_archs
 
 KNOBS = ("context", "batch_size", "gamma", "prefill_chunk", "logits_rows")
 DEVICES = ("cpu-generic", "rtx-4090", "h200", "mi300x", "apple-m2-16gb")
 
 
 @st.composite
-def archs(draw: st.DrawFn) -> ModelArch:
-    """A small decoder with any mixture of features."""
-    kv_heads = draw(st.integers(1, 4))
-    return dataclasses.replace(
-        tiny_arch(),
-        num_hidden_layers=draw(st.integers(1, 5)),
-        hidden_size=draw(st.integers(1, 300)),
-        intermediate_size=draw(st.integers(1, 700)),
-        num_attention_heads=kv_heads * draw(st.integers(1, 4)),
-        num_key_value_heads=kv_heads,
-        head_dim=2 * draw(st.integers(1, 40)),
-        vocab_size=draw(st.integers(1, 3000)),
-        tie_word_embeddings=draw(st.booleans()),
-        qkv_bias=draw(st.booleans()),
-        output_bias=draw(st.booleans()),
-        mlp_bias=draw(st.booleans()),
-        qk_norm=draw(st.booleans()),
-        num_norms_per_layer=draw(st.sampled_from((2, 4))),
-    )
-
-
-@st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
     """Any scenario over small models."""
     drafter = draw(st.sampled_from(DRAFTERS))
-    target = draw(archs())
+    target = draw(any_archs(hidden=300, inner=700, vocab=3000, window=700))
     floats, weights = st.sampled_from(("float32", "bfloat16")), st.sampled_from(("float32", "float16", "int8"))
     return Scenario(
         target,
-        draw(archs()) if drafter == "draft_model" else None,
+        draw(any_archs(hidden=300, inner=700, vocab=3000, window=700)) if drafter == "draft_model" else None,
         device_profile(draw(st.sampled_from(DEVICES))),
         Workload(
             draw(st.integers(1, 600)),

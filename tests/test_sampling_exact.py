@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specplan.errors import InputError
-from specplan_runtime.decoder import Span
 from specplan_runtime.engine import Engine
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.sequence import Sequence
+from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 from tests.runtime_helpers import checkpoint, perturbed, plan_for, prompt_of, reference_logits, serve, variant
 

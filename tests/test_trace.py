@@ -28,7 +28,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from specplan.arch import ModelArch
 from specplan.formulas.memory import MemoryModel
 from specplan.plan import Plan
 from specplan.speculation import Chain, Speculation
@@ -38,6 +37,7 @@ from specplan_runtime.engine import Engine
 from specplan_runtime.layout import place
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from tests.runtime_helpers import checkpoint, perturbed, plan_for, serve
+from tests.strategies import runnable_archs
 
 DRAFTERS = ("none", "ngram", "early_exit", "draft_model")
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -263,44 +263,13 @@ WEIGHTS = st.sampled_from(["float32", "bfloat16", "float16", "int8"])
 
 
 @st.composite
-def archs(draw: st.DrawFn) -> ModelArch:
-    kv_heads, group = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    model_type = draw(st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]))
-    return ModelArch(
-        model_type=model_type,
-        num_hidden_layers=draw(st.integers(1, 4)),
-        hidden_size=draw(st.integers(1, 70)),
-        intermediate_size=draw(st.integers(1, 150)),
-        num_attention_heads=kv_heads * group,
-        num_key_value_heads=kv_heads,
-        head_dim=2 * draw(st.integers(1, 20)),
-        vocab_size=draw(st.integers(1, 400)),
-        max_position_embeddings=512,
-        tie_word_embeddings=draw(st.booleans()),
-        qkv_bias=draw(st.booleans()),
-        output_bias=draw(st.booleans()),
-        mlp_bias=draw(st.booleans()),
-        qk_norm=model_type == "qwen3",
-        num_norms_per_layer=2,
-        hidden_act="silu",
-        rms_norm_eps=1e-6,
-        rope_theta=10000.0,
-        rope_scaling=None,
-        sliding_window=None,
-        num_sliding_layers=0,
-        dtype=None,
-        eos_token_ids=(),
-    )
-
-
-@st.composite
 def random_plans(draw: st.DrawFn) -> Plan:
     drafter = draw(st.sampled_from(DRAFTERS))
     base = make_plan("draft_model", "float32", 1)
     inputs = base.inputs
     assert inputs.draft is not None
-    target = dataclasses.replace(inputs.target, arch=draw(archs()))
-    draft = dataclasses.replace(inputs.draft, arch=draw(archs())) if drafter == "draft_model" else None
+    target = dataclasses.replace(inputs.target, arch=draw(runnable_archs()))
+    draft = dataclasses.replace(inputs.draft, arch=draw(runnable_archs())) if drafter == "draft_model" else None
     layers = target.arch.num_hidden_layers
     speculation = Speculation(
         drafter=drafter,  # type: ignore[arg-type]

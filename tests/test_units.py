@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specplan.arch_checks import MODEL_TYPES
 from specplan.errors import InputError
-from specplan.families import FAMILIES
 from specplan.units import format_bytes, format_exact_bytes, format_rate, parse_bytes
 
 FACTORS = {
@@ -126,7 +124,3 @@ def test_groups_digits() -> None:
 )
 def test_formats_rates(value: float, text: str) -> None:
     assert format_rate(value, "t/s") == text
-
-
-def test_known_architectures_are_listed_once() -> None:
-    assert tuple(FAMILIES) == MODEL_TYPES

@@ -133,7 +133,7 @@ class Attention:
         first.mul_(cos).sub_(spare)
 
     def _write(self, span: Span, qkv: torch.Tensor, cache: Cache, layer: torch.Tensor, which: int) -> torch.Tensor:
-        """Store the keys (0) or values (1) in ``layer`` [B, H_k, slots, d]; give what the pass reads [b·H_k, L_c, d]."""
+        """Store keys (0) or values (1) in ``layer`` [B, H_k, slots, d]; give what the pass reads [b·H_k, L_c, d]."""
         kv_heads, n, slots = self._arch.num_key_value_heads, span.num_tokens, cache.num_slots
         begin = self._arch.num_attention_heads + which * kv_heads
         place = layer if span.row is None else layer[span.row : span.row + 1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from specplan.arch import ModelArch
+from specplan.arch import ModelArch, MoeArch
 from specplan_runtime.arena import Arena
 from specplan_runtime.parameters import Slots
 from specplan_runtime.precision import Precision
@@ -64,8 +64,8 @@ class Workspace:
                 if "dense" in arch.mlp_types:
                     self.gate_up = self._unless_int8((1 + arch.gated_mlp) * self.rows * arch.intermediate_size)
             with scratch.alternative():
-                if arch.moe is not None:
-                    self.expert = self._place_experts(arch.moe.num_experts, arch.moe.num_experts_per_tok)
+                if arch.moe is not None and "moe" in arch.mlp_types:
+                    self.expert = self._place_experts(arch.moe)
             with scratch.alternative():
                 self._place_head()
 
@@ -89,10 +89,9 @@ class Workspace:
         self.sin = [self._take("rope", (m, half), compute) for _ in tables]
         self.hidden = self._take("hidden", (m, h), compute)
         self.normed = self._take("normed", (m * max(h, arch.num_attention_heads * arch.head_dim),), compute)
-        experts = arch.moe is not None  # they add up their outputs here whatever their kernels do
-        self.projected = (
-            self._take("projected", (m * h,), compute) if experts else self._unless_int8(m * h, "projected")
-        )
+        self.projected = self._unless_int8(m * h, "projected")
+        if self.projected is None and "moe" in arch.mlp_types:  # experts add their outputs up, whatever their kernels
+            self.projected = self._take("projected", (m * h,), compute)
         self.mean_square = self._take("norm", (m, 1), torch.float32)
         self.mean = self._take("norm", (m, 1), torch.float32) if arch.norm == "layer" else None
         self.float_rows = self._take("norm", (m, h), torch.float32) if compute.itemsize < 4 else None
@@ -125,9 +124,9 @@ class Workspace:
             if compute.itemsize < 4:
                 self.head_rows = self._take("scratch", (m * heads * d,), torch.float32)
 
-    def _place_experts(self, num_experts: int, num_chosen: int) -> ExpertBuffers:
+    def _place_experts(self, moe: MoeArch) -> ExpertBuffers:
         arch, m, compute = self._arch, self.rows, self._precision.compute
-        assert arch.moe is not None
+        num_experts, num_chosen = moe.num_experts, moe.num_experts_per_tok
         return ExpertBuffers(
             router=self._take("scratch", (m * num_experts,), compute),
             probs=self._take("scratch", (m, num_experts), torch.float32),
@@ -135,7 +134,7 @@ class Workspace:
             chosen=self._take("scratch", (m, num_chosen), torch.int64),
             sums=self._take("scratch", (m,), torch.float32),
             rows=self._take("scratch", (m, arch.hidden_size), compute),
-            gate_up=self._unless_int8(2 * m * arch.moe.moe_intermediate_size),
+            gate_up=self._unless_int8(2 * m * moe.moe_intermediate_size),
             output=self._unless_int8(m * arch.hidden_size),
         )
 

@@ -7,39 +7,11 @@ from typing import Any
 
 import click
 
-from specplan.cli.options import BYTE_SIZE, FORMATS
-from specplan.dtypes import WEIGHT_FORMATS
-
-_DRAFTERS = click.Choice(["auto", "none", "ngram", "draft_model", "early_exit"])
+from specplan.cli.options import FORMATS, question_options
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--model",
-    required=True,
-    metavar="M",
-    help="Target: a folder, a .gguf file, a bundled profile or a hub id.",
-)
-@click.option("--draft", metavar="D", help="Draft model, named in the same ways.")
-@click.option("--drafter", type=_DRAFTERS, default="auto", help="Who proposes tokens.")
-@click.option("--gpu", required=True, metavar="G", help="Device profile such as rtx-4090, or local.")
-@click.option(
-    "--context",
-    type=int,
-    metavar="N",
-    help="Tokens per sequence, prompt and answer. [default: trained, at most 4096]",
-)
-@click.option("--batch-size", type=int, default=1, metavar="B", help="Sequences decoded at once.")
-@click.option("--dtype", default="auto", help=f"Weights of the target: auto, {', '.join(WEIGHT_FORMATS)}.")
-@click.option("--kv-dtype", default="auto", help="KV cache of the target: auto, float32, bfloat16, float16.")
-@click.option("--draft-dtype", default="auto", help="Weights of the draft. auto: as the target.")
-@click.option("--draft-kv-dtype", default="auto", help="KV cache of the draft. auto: as its activations.")
-@click.option(
-    "--budget",
-    type=BYTE_SIZE,
-    metavar="SIZE",
-    help="Bytes the process may use, everything included. [default: the device's memory]",
-)
+@question_options
 @click.option("--keep", type=float, default=0.96, help="Share of the best speed that the mark 'keeps' asks for.")
 @click.option(
     "--alpha",

@@ -15,6 +15,7 @@ from specplan.errors import SpecplanError
 #: Command name -> module that defines it; loaded on use, so that --help stays quick.
 COMMANDS = {
     "analyze": "specplan.cli.analyze",
+    "solve": "specplan.cli.solve",
     "run": "specplan.cli.run",
     "check": "specplan.cli.check",
     "explain": "specplan.cli.explain",
@@ -23,9 +24,10 @@ COMMANDS = {
 
 _SUMMARIES = {
     "analyze": "Find the best speculation within a memory budget, and write the plan.",
+    "solve": "Find the largest context, batch or chain that fits a budget.",
     "run": "Generate text exactly inside a plan.",
     "check": "Does a plan still fit, and is it still true? For CI.",
-    "explain": "Show the formula behind a ledger item.",
+    "explain": "Show the formula behind a ledger item, or what decides a plan's peak.",
     "pull": "Fetch real weights into a local folder.",
 }
 

@@ -1,13 +1,17 @@
-"""Option types that several commands share."""
+"""Options and option types that several commands share."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
+from specplan.dtypes import WEIGHT_FORMATS
 from specplan.errors import InputError
 from specplan.units import parse_bytes
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class ByteSize(click.ParamType):  # type: ignore[type-arg] # generic since click 8.3
@@ -27,3 +31,40 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg] # generic since click
 
 BYTE_SIZE = ByteSize()
 FORMATS = click.Choice(["table", "json", "markdown"])
+_DRAFTERS = click.Choice(["auto", "none", "ngram", "draft_model", "early_exit"])
+
+_QUESTION = (
+    click.option(
+        "--model",
+        required=True,
+        metavar="M",
+        help="Target: a folder, a .gguf file, a bundled profile or a hub id.",
+    ),
+    click.option("--draft", metavar="D", help="Draft model, named in the same ways."),
+    click.option("--drafter", type=_DRAFTERS, default="auto", help="Who proposes tokens."),
+    click.option("--gpu", required=True, metavar="G", help="Device profile such as rtx-4090, or local."),
+    click.option(
+        "--context",
+        type=int,
+        metavar="N",
+        help="Tokens per sequence, prompt and answer. [default: trained, at most 4096]",
+    ),
+    click.option("--batch-size", type=int, default=1, metavar="B", help="Sequences decoded at once."),
+    click.option("--dtype", default="auto", help=f"Weights of the target: auto, {', '.join(WEIGHT_FORMATS)}."),
+    click.option("--kv-dtype", default="auto", help="KV cache of the target: auto, float32, bfloat16, float16."),
+    click.option("--draft-dtype", default="auto", help="Weights of the draft. auto: as the target."),
+    click.option("--draft-kv-dtype", default="auto", help="KV cache of the draft. auto: as its activations."),
+    click.option(
+        "--budget",
+        type=BYTE_SIZE,
+        metavar="SIZE",
+        help="Bytes the process may use, everything included. [default: the device's memory]",
+    ),
+)
+
+
+def question_options(command: Command) -> Command:
+    """The options that describe models, device, workload and budget: keyword arguments of ``planner.ask.ask``."""
+    for option in reversed(_QUESTION):
+        command = option(command)
+    return command

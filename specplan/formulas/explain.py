@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sympy
 
@@ -13,6 +14,7 @@ from specplan.formulas.catalogue import FORMULAS, STAGES, Formula, expression
 from specplan.formulas.functions import ALIGNMENT
 from specplan.formulas.memory import MemoryModel, Term
 from specplan.formulas.symbols import MEANINGS
+from specplan.plan import Plan
 from specplan.scenario import Scenario
 from specplan.units import format_exact_bytes
 
@@ -73,6 +75,19 @@ def explain_items(scenario: Scenario, name: str | None) -> list[Explanation]:
         known = ", ".join(term.name for term in MemoryModel(scenario).terms)
         raise InputError(f"no item called {name!r} in this plan: one of {known}")
     return [_explanation(term.name, FORMULAS[term.formula_id], term) for term in terms]
+
+
+def scenario_of_plan(plan: Plan) -> Scenario:
+    """The scenario of a plan, whose ledger must be what these formulas give.
+
+    Raises:
+        InputError: the plan is from a version with other formulas; the message names the first item that differs.
+    """
+    given, now = plan.ledger.by_name(), MemoryModel(plan.scenario).ledger().by_name()
+    for name in [*now, *given]:
+        if given.get(name) != now.get(name):
+            raise InputError(f"the plan is from specplan {plan.tool_version}, whose {name} was another: analyze again")
+    return plan.scenario
 
 
 def _explanation(name: str, formula: Formula, term: Term | None) -> Explanation:
@@ -137,6 +152,25 @@ def to_latex(explanation: Explanation) -> str:
     """One display equation."""
     name = explanation.name.replace("_", r"\_")
     return rf"\text{{{name}}} = {explanation.latex}" + "\n"
+
+
+def to_data(explanation: Explanation) -> dict[str, Any]:
+    """For JSON."""
+    e = explanation
+    return {
+        "name": e.name,
+        "formula_id": e.formula.id,
+        "title": e.formula.title,
+        "meaning": e.formula.meaning,
+        "reference": e.formula.reference,
+        "expression": e.text,
+        "latex": e.latex,
+        "substituted": e.substituted,
+        "bytes": e.bytes,
+        "source": e.source,
+        "symbols": [{"symbol": symbol, "meaning": text, "value": value} for symbol, text, value in e.symbols],
+        "stages": [{"stage": stage, "bytes": num, "expression": text} for stage, num, text in e.stages],
+    }
 
 
 #: Printed once below texts.

@@ -165,7 +165,7 @@ def mlp() -> Part:
 def experts() -> Part:
     """Router, kept in the compute dtype; each expert's matrices; the shared expert."""
     matrices = ((E, 2 * I_e, h), (E, h, I_e), (f_s, 2 * I_s, h), (f_s, h, I_s))
-    vectors = ((1, E * h), (b_r, E), (b_e, E * 2 * I_e), (b_e, E * h), (g_s, h))
+    vectors = ((1, E * h), (b_r, E), (b_e * E, 2 * I_e), (b_e * E, h), (g_s, h))
     return Part(L_e, matrices, vectors, floats=((c_r, E),))
 
 

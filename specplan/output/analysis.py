@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 from specplan.ledger import PHASES, MemoryLedger
+from specplan.output.tables import GITHUB, PLAIN, Style, Table
 from specplan.plan import Infeasible, Mark, Marks, Plan
 from specplan.provenance import Figure, weakest
 from specplan.strict import encode
@@ -31,24 +30,19 @@ def to_json(result: Result) -> str:
 
 def to_table(result: Result) -> str:
     """Aligned plain text."""
-    return _render(result, lambda rows, headers, align: tabulate(rows, headers, "simple", colalign=align), str)
+    return _render(result, PLAIN)
 
 
 def to_markdown(result: Result) -> str:
     """GitHub-flavored tables under headings."""
-    return _render(
-        result,
-        lambda rows, headers, align: tabulate(rows, headers, "github", colalign=align),
-        lambda title: f"### {title}",
-    )
+    return _render(result, GITHUB)
 
 
 FORMATTERS: dict[str, Callable[[Result], str]] = {"json": to_json, "table": to_table, "markdown": to_markdown}
 
-_Draw = Callable[[list[list[str]], list[str], list[str]], str]
 
-
-def _render(result: Result, draw: _Draw, heading: Callable[[str], str]) -> str:
+def _render(result: Result, style: Style) -> str:
+    draw, heading = style.draw, style.heading
     sections = [heading(_headline(result)), _question(result)]
     sections += [heading("Memory ledger"), draw(*ledger_rows(result.ledger))]
     sections += [_peak_line(result.ledger)]
@@ -85,7 +79,7 @@ def _question(result: Result) -> str:
     )
 
 
-def ledger_rows(ledger: MemoryLedger) -> tuple[list[list[str]], list[str], list[str]]:
+def ledger_rows(ledger: MemoryLedger) -> Table:
     """Rows by phase, largest first, the small ones of a phase summed up; headers; alignment."""
     rows = []
     least = ledger.peak_bytes * _SMALL
@@ -118,7 +112,7 @@ def _speed_source(result: Result) -> str:
     return "modelled"
 
 
-def _mark_rows(marks: Marks, keep: float) -> tuple[list[list[str]], list[str], list[str]]:
+def _mark_rows(marks: Marks, keep: float) -> Table:
     named: list[tuple[str, Mark | None]] = [
         ("the target decodes at all", marks.decodes),
         ("speculation beats plain decoding in the same budget", marks.speculates),
@@ -144,7 +138,7 @@ def _mark_cells(mark: Mark | None) -> list[str]:
     ]
 
 
-def _estimate_rows(plan: Plan) -> tuple[list[list[str]], list[str], list[str]]:
+def _estimate_rows(plan: Plan) -> Table:
     estimate = plan.estimate
     speculation = plan.speculation
     rows = [
@@ -169,7 +163,7 @@ def _figure_row(name: str, figure: Figure) -> list[str]:
     return [name, f"{figure.value:.3g}", figure.source, figure.reference]
 
 
-def _neighbour_rows(plan: Plan) -> tuple[list[list[str]], list[str], list[str]]:
+def _neighbour_rows(plan: Plan) -> Table:
     rows: Sequence[list[str]] = [
         [n.knob, n.value, format_bytes(n.peak_bytes), f"{n.tokens_per_s:.3g}", n.reason]
         for n in plan.certificate.neighbours

@@ -9,6 +9,7 @@ from specplan.arch import ModelArch
 from specplan.arch_checks import MAX_BUDGET_BYTES, check_kernels
 from specplan.errors import InputError
 from specplan.families import FAMILIES, runnable
+from specplan.knob import KNOBS, Knob
 from specplan.models.safetensors_header import safetensors_files
 from specplan.plan import ModelInput, PlanInputs
 from specplan.speculation import Drafter
@@ -50,23 +51,25 @@ def check_question(question: Question) -> None:
         InputError: names the option.
     """
     workload = question.workload
-    if not 1 <= workload.context <= 1 << 24:
-        raise InputError(f"--context {workload.context}: expected 1 to {1 << 24} tokens")
-    if not 1 <= workload.batch_size <= 4096:
-        raise InputError(f"--batch-size {workload.batch_size}: expected 1 to 4096")
+    _check_knob(KNOBS["context"], workload.context)
+    _check_knob(KNOBS["batch_size"], workload.batch_size)
     if question.alpha is not None and not 0 <= question.alpha <= 1:
         raise InputError(f"--alpha {question.alpha}: expected a probability from 0 to 1")
     if question.inputs.budget_bytes > MAX_BUDGET_BYTES:
         raise InputError(f"--budget {question.inputs.budget_bytes}: expected at most {MAX_BUDGET_BYTES} bytes")
     if not 0 < question.inputs.keep <= 1:
         raise InputError(f"--keep {question.inputs.keep}: expected a share above 0, at most 1")
-    gamma = question.num_speculative_tokens
-    if gamma is not None and not 1 <= gamma <= 64:
-        raise InputError(f"--num-speculative-tokens {gamma}: expected 1 to 64")
+    if question.num_speculative_tokens is not None:
+        _check_knob(KNOBS["num_speculative_tokens"], question.num_speculative_tokens)
     for model in (question.inputs.target, question.inputs.draft):
         if model is not None:
             _check_extent(model.arch, workload)
             check_kernels(model.arch, _dtype_of(question, model), model.reference)
+
+
+def _check_knob(knob: Knob, value: int) -> None:
+    if not knob.least <= value <= knob.limit:
+        raise InputError(f"{knob.option} {value}: expected {knob.least} to {knob.limit}")
 
 
 def _check_extent(arch: ModelArch, workload: Workload) -> None:

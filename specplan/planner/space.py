@@ -19,7 +19,7 @@ from specplan.speed.roofline import Times, pass_seconds
 Ints = npt.NDArray[np.int64]
 
 _CHUNKS = (16, 32, 64, 128, 256, 512, 1024)
-_MAX_LOGITS_ROWS = 64
+_LEAST_LOGITS_ROWS, _MAX_LOGITS_ROWS = 2, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Candidates:
 def candidates(question: Question, drafter: Drafter) -> Candidates:
     """Evaluate the whole space of one drafter."""
     gamma, chunk, rows = _grid(question, drafter)
-    exit_layers = max(1, question.inputs.target.arch.num_hidden_layers // 2) if drafter == "early_exit" else 0
+    exit_layers = _exit_layers(question, drafter)
     scenario = _scenario(question, drafter, exit_layers)
     alpha = acceptance(drafter, question.alpha_of(drafter))
     peak = MemoryModel(scenario, Knobs(gamma, chunk, rows)).peak_bytes()
@@ -82,6 +82,16 @@ def candidates(question: Question, drafter: Drafter) -> Candidates:
         tokens / step_s,
         _prefill_seconds(scenario, chunk),
     )
+
+
+def least_speculation(question: Question, drafter: Drafter) -> Speculation:
+    """The point of one drafter's space that takes least memory: every knob at its smallest, γ where it is fixed."""
+    gamma = 0 if drafter == "none" else question.num_speculative_tokens or 1
+    return Speculation(drafter, Chain(gamma), _exit_layers(question, drafter), _CHUNKS[0], _LEAST_LOGITS_ROWS)
+
+
+def _exit_layers(question: Question, drafter: Drafter) -> int:
+    return max(1, question.inputs.target.arch.num_hidden_layers // 2) if drafter == "early_exit" else 0
 
 
 def _grid(question: Question, drafter: Drafter) -> tuple[Ints, Ints, Ints]:

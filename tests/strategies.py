@@ -1,0 +1,115 @@
+"""Random architectures for property tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from hypothesis import strategies as st
+
+from specplan.arch import LatentArch, LayerType, LinearAttentionArch, MambaArch, MlpType, ModelArch, MoeArch
+from tests.conftest import tiny_arch
+
+_PLACEMENTS: tuple[Literal["pre", "post", "sandwich", "parallel"], ...] = ("pre", "post", "sandwich", "parallel")
+_FAMILIES = {"pre": "llama", "post": "olmo2", "sandwich": "gemma2", "parallel": "gpt_neox"}
+
+
+@st.composite
+def runnable_archs(
+    draw: st.DrawFn, *, layers: int = 4, hidden: int = 70, inner: int = 150, vocab: int = 400, window: int = 40
+) -> ModelArch:
+    """A decoder that the runtime computes, with any mixture of features; sizes up to the given ones."""
+    kv_heads, num_layers = draw(st.integers(1, 4)), draw(st.integers(1, layers))
+    head_dim = 2 * draw(st.integers(1, 20))
+    placement = draw(st.sampled_from(_PLACEMENTS))
+    types = st.sampled_from(draw(st.sampled_from(_LAYER_MIXES)))
+    moe = draw(st.none() | moes())
+    mlp_choices: tuple[MlpType, ...] = ("dense",) if moe is None else ("dense", "moe")
+    mlps = st.sampled_from(mlp_choices)
+    mlp_types = tuple(draw(mlps) for _ in range(num_layers))
+    return dataclasses.replace(
+        tiny_arch(),
+        model_type=_FAMILIES[placement],
+        num_hidden_layers=num_layers,
+        hidden_size=draw(st.integers(1, hidden)),
+        intermediate_size=draw(st.integers(1, inner)),
+        num_attention_heads=kv_heads * draw(st.integers(1, 4)),
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=draw(st.integers(1, vocab)),
+        tie_word_embeddings=draw(st.booleans()),
+        layer_types=tuple(draw(types) for _ in range(num_layers)),
+        mlp_types=mlp_types,
+        qkv_bias=draw(st.booleans()),
+        output_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        gated_mlp=draw(st.booleans()) or "moe" in mlp_types,
+        qk_norm=draw(st.sampled_from((None, "head", "full"))),
+        norm=draw(st.sampled_from(("rms", "layer"))),
+        norm_placement=placement,
+        hidden_act=draw(st.sampled_from(("silu", "gelu", "gelu_pytorch_tanh"))),
+        local_rope_theta=draw(st.sampled_from((None, 100.0))),
+        rotary_dim=2 * draw(st.integers(1, head_dim // 2)),
+        attention_softcap=draw(st.sampled_from((None, 30.0))),
+        logit_softcap=draw(st.sampled_from((None, 30.0))),
+        embedding_multiplier=draw(st.sampled_from((1.0, 3.0))),
+        sliding_window=draw(st.integers(1, window)),
+        moe=moe,
+    )
+
+
+_LAYER_MIXES: tuple[tuple[LayerType, ...], ...] = (
+    ("full_attention",),
+    ("sliding_attention",),
+    ("full_attention", "sliding_attention"),
+)
+
+
+@st.composite
+def moes(draw: st.DrawFn) -> MoeArch:
+    """Experts that the runtime computes."""
+    experts = draw(st.integers(1, 5))
+    return MoeArch(
+        num_experts=experts,
+        num_experts_per_tok=draw(st.integers(1, experts)),
+        moe_intermediate_size=draw(st.integers(1, 40)),
+        router_bias=draw(st.booleans()),
+        expert_bias=draw(st.booleans()),
+        norm_topk_prob=draw(st.booleans()),
+    )
+
+
+_PLANNED_ONLY: tuple[LayerType, ...] = ("full_attention", "latent_attention", "linear_attention", "mamba", "hybrid")
+
+
+@st.composite
+def any_archs(draw: st.DrawFn, /, **sizes: Any) -> ModelArch:
+    """Any architecture that the ledger knows, those that only it knows too."""
+    arch = draw(runnable_archs(**sizes))
+    kind = draw(st.sampled_from(_PLANNED_ONLY))
+    if kind == "full_attention":
+        return arch
+    small = st.integers(1, 9)
+    mixers: tuple[LayerType, ...] = (kind, "full_attention")
+    types = tuple(draw(st.sampled_from(mixers)) for _ in arch.layer_types)
+    return dataclasses.replace(
+        arch,
+        model_type="qwen3_next",
+        layer_types=types,
+        query_gate=draw(st.booleans()),
+        attention_sinks=draw(st.booleans()),
+        latent=LatentArch(draw(st.integers(0, 9)), *(draw(small) for _ in range(4))),
+        linear_attention=LinearAttentionArch(*(draw(small) for _ in range(5))),
+        mamba=MambaArch(
+            version=draw(st.sampled_from((1, 2))),
+            inner_size=draw(small),
+            state_size=draw(small),
+            conv_kernel=draw(small),
+            dt_rank=draw(small),
+            num_heads=draw(small),
+            num_groups=draw(small),
+            conv_bias=draw(st.booleans()),
+            proj_bias=draw(st.booleans()),
+            inner_norm=draw(st.booleans()),
+        ),
+    )
