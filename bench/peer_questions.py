@@ -65,8 +65,8 @@ class Question:
     def kv_bytes(self) -> int:
         """K and V of every layer and position, in float16."""
         c = self.config
-        head_dim = c["hidden_size"] // c["num_attention_heads"]
-        return 2 * c["num_hidden_layers"] * c["num_key_value_heads"] * head_dim * CONTEXT * _FP16_BYTES
+        row_elements: int = c["hidden_size"] // c["num_attention_heads"] * c["num_key_value_heads"]
+        return 2 * int(c["num_hidden_layers"]) * row_elements * CONTEXT * _FP16_BYTES
 
     @property
     def exact_gib(self) -> float:

@@ -135,7 +135,7 @@ def run_specplan(*arguments: str) -> Run:
 
 
 def plan_of(arguments: Sequence[str], repeats: int) -> tuple[dict[str, Any], float]:
-    """specplan's answer, and the median seconds of asking it."""
+    """Its answer, and the median seconds of asking."""
     answers = [run_specplan(*arguments) for _ in range(repeats)]
     return json.loads(answers[0].stdout), statistics.median(answer.seconds for answer in answers)
 
