@@ -187,7 +187,7 @@ PEERS = (
 
 #: Why others are not asked.
 NOT_ASKED = {
-    "aisimulate": "its wheel is not on PyPI",
+    "aisimulate": "only in an index of its vendor",
     "llm-mem": "needs the hub",
     "llm-mem-planner": "models with latent attention (MLA) only",
     "llm-sizer, iaexplore-llm-profiler": "their lists of models hold none of these",

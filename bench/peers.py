@@ -63,7 +63,10 @@ def main() -> int:
     parser.add_argument("--only", help="names of peers, comma-separated")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    wanted = [peer for peer in PEERS if options.only is None or peer.name in options.only.split(",")]
+    names = options.only.split(",") if options.only else [peer.name for peer in PEERS]
+    wanted = [peer for peer in PEERS if peer.name in names]
+    if len(wanted) != len(set(names)):
+        parser.error("--only takes names among " + ", ".join(peer.name for peer in PEERS))
     venvs = (options.install or options.venvs).resolve()
     if options.install:
         for peer in wanted:
@@ -137,6 +140,8 @@ def run_specplan(*arguments: str) -> Run:
 def plan_of(arguments: Sequence[str], repeats: int) -> tuple[dict[str, Any], float]:
     """Its answer, and the median seconds of asking."""
     answers = [run_specplan(*arguments) for _ in range(repeats)]
+    if answers[0].code:
+        sys.exit(f"specplan analyze {' '.join(arguments)}: {answers[0].stderr}")
     return json.loads(answers[0].stdout), statistics.median(answer.seconds for answer in answers)
 
 
@@ -160,7 +165,7 @@ def compare(question: Question, peers: Sequence[Peer], venvs: Path, home: Path, 
             rows.append(row(peer.name, version, gib, question, time_s))
     headers = ["", "version", "total GiB", "beyond W + KV", "", "seconds"]
     table = tabulate(rows, headers, disable_numparse=True, colalign=("left", "left", *["right"] * 4))
-    spread = f"\npeers spread {max(totals) / min(totals):.2f}x" if totals else ""
+    spread = f"\npeers spread {max(totals) / min(totals):.2f}x" if len(totals) > 1 else ""
     return f"{question.title}, float16, context {CONTEXT}, batch 1\n{table}{spread}"
 
 
