@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= .models
+PEERS ?= .peers
 BIN = $(VENV)/bin
 # torch: a CPU build is enough for tests and the demo. Any torch >= 2.11 that is installed already is kept.
 TORCH ?= torch==2.13.0
 DEV = hypothesis import-linter jsonschema mypy pytest ruff types-jsonschema types-tabulate
 
-.PHONY: demo test lint types contracts unit docs docs-check bench bench-qwen clean
+.PHONY: demo test lint types contracts unit docs docs-check bench bench-qwen bench-peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specplan pull smollm2-135m --to $(MODELS)
@@ -51,6 +52,10 @@ bench-qwen: $(VENV)/.installed
 	$(BIN)/specplan pull qwen2.5-coder-0.5b --to $(MODELS)
 	$(BIN)/python -m bench.decoding --model $(MODELS)/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf \
 	  --draft $(MODELS)/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+
+# Other memory calculators on the same questions; their environments take about 5 GB.
+bench-peers: $(VENV)/.installed
+	$(BIN)/python -m bench.peers --install $(PEERS)
 
 $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
