@@ -60,7 +60,7 @@ _ENTRIES = (
     ),
     Knob(
         "num_speculative_tokens", "token per step", "tokens per step", 1, 64,
-        lambda s: s.speculation.num_speculative_tokens, lambda s, value: _speculation(s, shape=Chain(value)),
+        lambda s: s.speculation.num_draft_nodes, lambda s, value: _speculation(s, shape=Chain(value)),
     ),
     Knob(
         "prefill_chunk", "row", "rows", 1, _MOST_TOKENS,

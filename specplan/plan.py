@@ -7,6 +7,7 @@ from typing import Literal
 
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
+from specplan.heads import Heads
 from specplan.ledger import MemoryLedger
 from specplan.provenance import Figure
 from specplan.scenario import Scenario
@@ -43,6 +44,7 @@ class PlanInputs:
         device: the profile, in full.
         budget_bytes: the bytes that the process may use on the device.
         keep: share of the best speed that the ``keeps`` mark asks for.
+        heads: of a drafter that rides on the target's hidden states, None for others.
     """
 
     target: ModelInput
@@ -50,6 +52,7 @@ class PlanInputs:
     device: DeviceSpec
     budget_bytes: int
     keep: float
+    heads: Heads | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,8 @@ class Plan:
     def scenario(self) -> Scenario:
         """The question that the plan answers."""
         draft = self.inputs.draft.arch if self.inputs.draft is not None else None
-        return Scenario(self.inputs.target.arch, draft, self.inputs.device, self.workload, self.speculation)
+        inputs = self.inputs
+        return Scenario(inputs.target.arch, draft, inputs.device, self.workload, self.speculation, inputs.heads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def _ranges(plan: Plan) -> tuple[tuple[str, float, float, float], ...]:
     return (
         ("workload.context", workload.context, 1, 1 << 24),
         ("workload.batch_size", workload.batch_size, 1, 4096),
-        ("speculation.shape.num_speculative_tokens", speculation.num_speculative_tokens, 0, 1024),
+        ("speculation.shape.num_speculative_tokens", speculation.num_draft_nodes, 0, 1024),
         ("speculation.prefill_chunk", speculation.prefill_chunk, 1, 1 << 20),
         ("speculation.logits_rows", speculation.logits_rows, 2, 1 << 20),
         ("speculation.num_exit_layers", speculation.num_exit_layers, 0, plan.inputs.target.arch.num_hidden_layers),
@@ -73,7 +73,7 @@ def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
 
 def _check_drafter(plan: Plan, where: str) -> None:
     speculation = plan.speculation
-    drafter, gamma = speculation.drafter, speculation.num_speculative_tokens
+    drafter, gamma = speculation.drafter, speculation.num_draft_nodes
     if (drafter == "none") != (gamma == 0):
         raise InputError(f"{where}: speculation.drafter is {drafter} with num_speculative_tokens {gamma}")
     if (drafter == "draft_model") != (plan.inputs.draft is not None):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
+from specplan.heads import Heads
 from specplan.speculation import Speculation
 from specplan.workload import Workload
 
@@ -20,6 +21,7 @@ class Scenario:
         device: where both run.
         workload: context, batch and precision.
         speculation: drafter and its knobs.
+        heads: of a drafter that rides on the target's hidden states, None for others.
     """
 
     target: ModelArch
@@ -27,3 +29,4 @@ class Scenario:
     device: DeviceSpec
     workload: Workload
     speculation: Speculation
+    heads: Heads | None = None

@@ -1,12 +1,17 @@
-"""``Speculation``: which drafter proposes how many tokens, and the knobs that size the workspace."""
+"""``Speculation``: who proposes tokens, how many, and the knobs that size the runtime's workspace."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Drafter = Literal["none", "ngram", "draft_model", "early_exit"]
-DRAFTERS: tuple[Drafter, ...] = ("none", "ngram", "draft_model", "early_exit")
+Drafter = Literal["none", "ngram", "draft_model", "early_exit", "medusa", "eagle3", "mtp"]
+#: In the order in which they are searched; the last three need heads and are asked for by name.
+DRAFTERS: tuple[Drafter, ...] = ("none", "ngram", "draft_model", "early_exit", "medusa", "eagle3", "mtp")
+HEAD_DRAFTERS: tuple[Drafter, ...] = ("medusa", "eagle3", "mtp")
+
+#: A path from the root: element i is the rank of the token among the proposals for depth i + 1.
+Path = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,63 @@ class Chain:
         """Rows per sequence of the target's verify pass, root included."""
         return self.num_speculative_tokens + 1
 
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest path."""
+        return self.num_speculative_tokens
+
+    @property
+    def topk(self) -> int:
+        """Proposals for one position."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Proposals that share prefixes, verified together.
+
+    Attributes:
+        nodes: the path of every node, root excluded, a parent before its children; the most useful first, so that
+            the first n of them are a tree again.
+    """
+
+    nodes: tuple[Path, ...]
+
+    @property
+    def num_draft_nodes(self) -> int:
+        """Drafted tokens per step, root excluded."""
+        return len(self.nodes)
+
+    @property
+    def num_verify_tokens(self) -> int:
+        """Rows per sequence of the target's verify pass, root included."""
+        return len(self.nodes) + 1
+
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest path."""
+        return max((len(path) for path in self.nodes), default=0)
+
+    @property
+    def topk(self) -> int:
+        """The most proposals that one position needs."""
+        return max((path[-1] + 1 for path in self.nodes), default=0)
+
+    @property
+    def rows(self) -> tuple[Path, ...]:
+        """Paths in the order of the verify pass's rows, the root's empty path first: by depth, then as given."""
+        return ((), *sorted(self.nodes, key=len))
+
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """For each row but the root's, the row of its parent."""
+        rows = {path: row for row, path in enumerate(self.rows)}
+        return tuple(rows[path[:-1]] for path in self.rows[1:])
+
+    def pruned(self, num_draft_nodes: int) -> Tree:
+        """The tree of the first nodes."""
+        return Tree(self.nodes[:num_draft_nodes])
+
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
@@ -43,19 +105,21 @@ class Speculation:
     """
 
     drafter: Drafter
-    shape: Chain
+    shape: Chain | Tree
     num_exit_layers: int
     prefill_chunk: int
     logits_rows: int
 
     @property
-    def num_speculative_tokens(self) -> int:
-        """γ of the chain."""
-        return self.shape.num_speculative_tokens
+    def num_draft_nodes(self) -> int:
+        """Tokens drafted per step and sequence: γ of a chain."""
+        return self.shape.num_draft_nodes
 
     def describe(self) -> str:
         """For people: ``draft_model, γ 4``."""
         if self.drafter == "none":
             return "plain decoding"
         exit_part = f" at layer {self.num_exit_layers}" if self.drafter == "early_exit" else ""
-        return f"{self.drafter}{exit_part}, γ {self.num_speculative_tokens}"
+        if isinstance(self.shape, Tree):
+            return f"{self.drafter}, {self.num_draft_nodes} nodes, depth {self.shape.depth}"
+        return f"{self.drafter}{exit_part}, γ {self.num_draft_nodes}"

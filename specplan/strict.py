@@ -89,8 +89,15 @@ def _value(hint: Any, data: Any, where: str, path: str) -> Any:
 def _union(choices: tuple[Any, ...], data: Any, where: str, path: str) -> Any:
     if data is None and type(None) in choices:
         return None
-    (only,) = [choice for choice in choices if choice is not type(None)]
-    return _value(only, data, where, path)
+    declared = [choice for choice in choices if choice is not type(None)]
+    if len(declared) == 1:
+        return _value(declared[0], data, where, path)
+    keys = set(data) if isinstance(data, dict) else set()
+    for choice in declared:  # dataclasses, told apart by their keys
+        if keys == {field.name for field in dataclasses.fields(choice)}:
+            return _value(choice, data, where, path)
+    names = " or ".join(", ".join(field.name for field in dataclasses.fields(choice)) for choice in declared)
+    raise InputError(f"{where}: {path} must be an object with {names}, found {_kind(data)}")
 
 
 def _scalar(hint: Any, data: Any, where: str, path: str) -> Any:

@@ -55,7 +55,7 @@ def stepped(changed: Scenario, name: str, by: int) -> Scenario:
     if name == "batch_size":
         return dataclasses.replace(changed, workload=dataclasses.replace(workload, batch_size=workload.batch_size + by))
     moved = {
-        "num_speculative_tokens": {"shape": Chain(speculation.num_speculative_tokens + by)},
+        "num_speculative_tokens": {"shape": Chain(speculation.num_draft_nodes + by)},
         "prefill_chunk": {"prefill_chunk": speculation.prefill_chunk + by},
         "logits_rows": {"logits_rows": speculation.logits_rows + by},
     }[name]

@@ -66,7 +66,7 @@ def with_knob(scenario: Scenario, knob: str, more: int) -> Scenario:
     elif knob == "batch_size":
         workload = dataclasses.replace(workload, batch_size=workload.batch_size + more)
     elif knob == "gamma":
-        speculation = dataclasses.replace(speculation, shape=Chain(speculation.num_speculative_tokens + more))
+        speculation = dataclasses.replace(speculation, shape=Chain(speculation.num_draft_nodes + more))
     else:
         raised: dict[str, Any] = {knob: getattr(speculation, knob) + more}
         speculation = dataclasses.replace(speculation, **raised)

@@ -349,7 +349,7 @@ def test_no_budget_is_infeasible_or_refused(budget: int) -> None:
 
 def test_alpha_1_accepts_everything() -> None:
     plan = plan_within("tiny alpha 1", 4 << 30)
-    gamma = plan.speculation.num_speculative_tokens
+    gamma = plan.speculation.num_draft_nodes
     assert plan.speculation.drafter == "ngram"
     assert gamma == 6
     assert plan.estimate.mean_accepted_length.value == gamma + 1
@@ -365,7 +365,7 @@ def test_alpha_describes_the_draft_where_there_is_one() -> None:
 def test_alpha_0_chooses_plain_decoding() -> None:
     plan = plan_within("tiny alpha 0", 4 << 30)
     assert plan.speculation.drafter == "none"
-    assert plan.speculation.num_speculative_tokens == 0
+    assert plan.speculation.num_draft_nodes == 0
     assert plan.marks.speculates is None
     assert plan.estimate.speedup.value == 1
 
@@ -418,7 +418,7 @@ def test_values_outside_their_range_are_refused(changes: dict[str, float]) -> No
 def test_a_drafter_that_must_be_used_is_used() -> None:
     plan = plan_within("forced", 4 << 30)
     assert plan.speculation.drafter == "ngram"
-    assert plan_within("forced γ", 4 << 30).speculation.num_speculative_tokens == 3
+    assert plan_within("forced γ", 4 << 30).speculation.num_draft_nodes == 3
 
 
 def test_one_layer_still_exits_early() -> None:

@@ -154,7 +154,7 @@ def test_the_rest_of_the_question_is_kept() -> None:
     solution = solved("context", asked)
     assert {bound.drafter for bound in solution.bounds} == {"ngram", "draft_model", "early_exit"}
     for bound in solution.bounds:
-        assert bound.scenario.speculation.num_speculative_tokens == 3
+        assert bound.scenario.speculation.num_draft_nodes == 3
         assert bound.scenario.workload.batch_size == 2
         assert (bound.scenario.speculation.prefill_chunk, bound.scenario.speculation.logits_rows) == (16, 2)
 

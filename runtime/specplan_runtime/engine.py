@@ -158,7 +158,7 @@ class Engine:
             if old != new:
                 break
             shared += 1
-        layout, gamma = self.assembly.layout, self.plan.speculation.num_speculative_tokens
+        layout, gamma = self.assembly.layout, self.plan.speculation.num_draft_nodes
         sequence.num_target_cached = layout.target.rewound(sequence.num_target_cached, shared, gamma)
         draft = layout.draft or layout.target
         sequence.num_draft_cached = draft.rewound(sequence.num_draft_cached, shared, gamma)
@@ -220,7 +220,7 @@ class Engine:
 
     def _limits(self) -> list[int]:
         """How many proposals each row can use: the last token of a turn is always the target's own."""
-        gamma = self.plan.speculation.num_speculative_tokens
+        gamma = self.plan.speculation.num_draft_nodes
         return [0 if s is None else max(0, min(gamma, s.max_new_tokens - len(s.new_tokens) - 1)) for s in self._rows]
 
     def _verify_span(self, proposals: list[list[int]]) -> Span:

@@ -35,7 +35,7 @@ class Layout:
 def place(plan: Plan, arena: Arena) -> Layout:
     """Place everything that a plan needs, in the same order as its ledger."""
     workload, speculation = plan.workload, plan.speculation
-    gamma, batch = speculation.num_speculative_tokens, workload.batch_size
+    gamma, batch = speculation.num_draft_nodes, workload.batch_size
     target_arch = plan.inputs.target.arch
     target = place_parameters(
         arena,
@@ -92,7 +92,7 @@ def target_slots(plan: Plan) -> Slots:
 def draft_slots(plan: Plan) -> Slots:
     """KV slots per sequence of the draft: the last drafted token is never fed to it."""
     assert plan.inputs.draft is not None
-    tokens = plan.workload.context + plan.speculation.num_speculative_tokens
+    tokens = plan.workload.context + plan.speculation.num_draft_nodes
     return slots_of(plan.inputs.draft.arch, tokens, _most_rows(plan))
 
 

@@ -8,7 +8,7 @@ from functools import cache
 
 import sympy
 
-from specplan.formulas import kvcache, system, weights, workspace
+from specplan.formulas import heads, kvcache, system, weights, workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Formula:
 
 
 _LAYOUT = "the runtime's own layout, checked against traces and measurements in tests"
+_HEADS = "the layout of published checkpoints"
 _ARCHITECTURE = "the architecture, checked against transformers models on the meta device"
 
 
@@ -62,6 +63,15 @@ FORMULAS = {
         Formula("kv_padding", "alignment of the KV cache", kvcache.kv_padding, _LAYOUT),
         Formula("constants", "column numbers and rotary frequencies", kvcache.constants, _LAYOUT),
         Formula("draft_probs", "draft probabilities", workspace.draft_probs, _LAYOUT),
+        Formula("medusa_weights", "Medusa heads", heads.medusa_weights, _HEADS),
+        Formula("medusa_padding", "alignment of Medusa heads", heads.medusa_padding, _LAYOUT),
+        Formula("eagle3_weights", "EAGLE-3 layer", heads.eagle3_weights, _HEADS),
+        Formula("mtp_weights", "multi-token-prediction layer", heads.mtp_weights, _HEADS),
+        Formula("features", "hidden states for the drafter", heads.features, _LAYOUT),
+        Formula("candidates", "candidates of the heads", heads.candidates, _LAYOUT),
+        Formula("tree", "ancestors in the tree", heads.tree, _LAYOUT),
+        Formula("medusa_block", "rows of a Medusa head", heads.medusa_block, _LAYOUT),
+        Formula("medusa_head", "logits of a Medusa head", heads.medusa_head, _LAYOUT),
         Formula("kernel_output", "outputs of int8 kernels", workspace.kernel_output, _LAYOUT),
         Formula("tokens", "token ids and positions", workspace.tokens, _LAYOUT),
         Formula("mask", "attention mask", workspace.mask, _LAYOUT),

@@ -67,7 +67,7 @@ class MemoryModel:
         speculation = scenario.speculation
         self.scenario = scenario
         self.knobs = knobs or Knobs(
-            speculation.num_speculative_tokens, speculation.prefill_chunk, speculation.logits_rows
+            speculation.num_draft_nodes, speculation.prefill_chunk, speculation.logits_rows
         )
 
     @property

@@ -87,6 +87,14 @@ b_r = _natural("b_r", "1 when the router has a bias")
 c_r = _natural("c_r", "1 when the router has a float32 correction")
 b_e = _natural("b_e", "1 when experts have biases")
 
+K_h = _count("K_h", "Medusa heads")
+n_r = _natural("n_r", "residual blocks of a Medusa head")
+s_h = _natural("s_h", "1 when heads share the target's output head")
+k_t = _count("k_t", "proposals per position that a tree uses")
+n_f = _count("n_f", "hidden states per row that a drafter reads")
+V_d = _count("V_d", "tokens that an EAGLE-3 head proposes")
+e_o = _natural("e_o", "1 when an EAGLE-3 head has an embedding of its own")
+
 s = _count("s", "bytes per activation element")
 s_w = _count("s_w", "bytes per matrix element")
 s_c = _natural("s_c", "bytes of the scale of each matrix row (0 for floating weights)")
@@ -97,7 +105,7 @@ f_o = _natural("f_o", "1 when matrix kernels allocate their own outputs (int8 we
 
 C = _count("C", "context: tokens per sequence")
 B = _count("B", "batch_size")
-gamma = _natural("gamma", "num_speculative_tokens")
+gamma = _natural("gamma", "num_speculative_tokens of a chain, num_draft_nodes of a tree")
 P = _count("P", "prefill_chunk")
 r = _count("r", "logits_rows")
 

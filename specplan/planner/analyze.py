@@ -63,7 +63,7 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
 
 def _estimate(choice: Choice, plain: Choice) -> Estimate:
     alpha = choice.group.alpha
-    gamma = choice.speculation.num_speculative_tokens
+    gamma = choice.speculation.num_draft_nodes
     roofline = "roofline over the device profile, efficiencies assumed"
     source = weakest("modelled", alpha.source)
     accepted = f"{roofline}; alpha {alpha.source}"

@@ -127,7 +127,7 @@ def neighbours(choice: Choice, groups: Sequence[Candidates], budget_bytes: int) 
     """The next values of γ, and the best of every other drafter, each with why it loses."""
     found = []
     group, chosen = choice.group, choice.speculation
-    for gamma in (chosen.num_speculative_tokens - 1, chosen.num_speculative_tokens + 1):
+    for gamma in (chosen.num_draft_nodes - 1, chosen.num_draft_nodes + 1):
         same = np.flatnonzero((group.gamma == gamma) & (group.prefill_chunk == chosen.prefill_chunk))
         if len(same):
             rival = Choice(group, int(same[np.argmax(group.tokens_per_s[same])]))

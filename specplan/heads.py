@@ -1,0 +1,83 @@
+"""Drafters that ride on the target's hidden states: Medusa heads, an EAGLE-3 layer, a multi-token-prediction layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specplan.arch import ModelArch
+
+#: Tokens that published EAGLE-3 heads propose: the most frequent ones of the target's vocabulary.
+EAGLE3_VOCAB_SIZE = 32000
+
+
+@dataclass(frozen=True, slots=True)
+class MedusaHeads:
+    """Heads that each predict one position further ahead (Medusa, 2401.10774).
+
+    Attributes:
+        num_heads: K.
+        num_layers: residual blocks of a head, each one matrix [h, h] with a bias.
+        shares_head: the heads end in the target's own output head instead of one each.
+    """
+
+    num_heads: int
+    num_layers: int
+    shares_head: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Eagle3Head:
+    """One decoder layer over low, middle and high features of the target (EAGLE-3, 2503.01840).
+
+    Attributes:
+        intermediate_size: of its MLP.
+        num_attention_heads: query heads.
+        num_key_value_heads: KV heads of its own cache.
+        head_dim: of its heads.
+        draft_vocab_size: V_d, tokens that it proposes, mapped to the target's.
+        own_embedding: it has an input embedding of its own instead of the target's.
+    """
+
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    draft_vocab_size: int
+    own_embedding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MtpLayer:
+    """One more layer of the target's own kind, that reads a hidden state and the next token (DeepSeek-V3, 2412.19437).
+
+    Attributes:
+        num_layers: modules; published checkpoints have one.
+    """
+
+    num_layers: int
+
+
+Heads = MedusaHeads | Eagle3Head | MtpLayer
+
+
+def published_heads(drafter: str, arch: ModelArch, depth: int, shares_head: bool) -> Heads | None:
+    """The heads that published checkpoints have for a target of this size; None for drafters without heads.
+
+    Args:
+        drafter: who proposes.
+        arch: the target.
+        depth: of the proposals: as many Medusa heads are needed.
+        shares_head: Medusa heads without output heads of their own.
+    """
+    if drafter == "medusa":
+        return MedusaHeads(max(1, depth), 1, shares_head)
+    if drafter == "eagle3":
+        return Eagle3Head(
+            arch.intermediate_size,
+            arch.num_attention_heads,
+            arch.num_key_value_heads,
+            arch.head_dim,
+            min(EAGLE3_VOCAB_SIZE, arch.vocab_size),
+            own_embedding=False,
+        )
+    return MtpLayer(1) if drafter == "mtp" else None
