@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specplan.allocator_blocks import Block, Pool, lowest_room, merge, split
+from specplan.allocator_blocks import Block, Pool, cut_head, cut_tail, merge
 from specplan.errors import InputError
 
 #: kMinBlockSize: every block is a multiple of this.
@@ -61,12 +61,14 @@ class AllocatorModel:
 
     Args:
         expandable_segments: the process runs with ``PYTORCH_ALLOC_CONF=expandable_segments:True``.
+        oldest_first: of free blocks of equal size take the oldest, as torch 2.12 does; 2.11, 2.13 and 2.14 take the one
+            with the lowest address.
     """
 
-    def __init__(self, expandable_segments: bool = False) -> None:
+    def __init__(self, expandable_segments: bool = False, oldest_first: bool = False) -> None:
         self.expandable_segments = expandable_segments
-        self._small = Pool(True, SMALL_SEGMENT_BYTES)
-        self._large = Pool(False, LARGE_SEGMENT_BYTES)
+        self._small = Pool(True, SMALL_SEGMENT_BYTES, oldest_first)
+        self._large = Pool(False, LARGE_SEGMENT_BYTES, oldest_first)
         self._live: dict[int, Block | None] = {}
         self._next_handle = 0
         self._next_address = ADDRESS_BYTES
@@ -161,13 +163,14 @@ class AllocatorModel:
         pool.remove(block)
         least_rest = MIN_BLOCK_BYTES if pool.is_small or self.expandable_segments else SMALL_BYTES + 1
         if block.size - size >= least_rest:  # should_split
-            pool.add(split(block, size))
+            rest, block = block, cut_head(block, size)
+            pool.add(rest)
         block.allocated, block.requested = True, num_bytes
         self._count(requested=num_bytes, allocated=block.size)
         return block
 
     def _new_segment(self, pool: Pool, size: int, mapped: bool = True) -> Block:
-        block = Block(self._next_address, size, pool, mapped=mapped)
+        block = pool.new_block(self._next_address, size, mapped)
         self._next_address += -(-size // ADDRESS_BYTES) * ADDRESS_BYTES
         pool.add(block)
         if mapped:
@@ -176,7 +179,7 @@ class AllocatorModel:
 
     def _expand(self, pool: Pool, size: int) -> Block:
         """Map memory at the lowest address with room for ``size`` (``try_allocate_expandable_block``)."""
-        block = lowest_room(pool, size) or self._new_segment(pool, ADDRESS_BYTES, mapped=False)
+        block = pool.lowest_room(size) or self._new_segment(pool, ADDRESS_BYTES, mapped=False)
         if not block.mapped:
             self._map(block, min(block.size, size))
         while block.size < size:
@@ -192,7 +195,7 @@ class AllocatorModel:
         size = -(-size // granule) * granule
         pool.remove(block)
         if size < block.size:
-            pool.add(split(block, size))
+            pool.add(cut_tail(block, size))
         block.mapped = True
         merge(block, block.before)
         merge(block, block.after)
@@ -208,11 +211,9 @@ class AllocatorModel:
             return
         pool.remove(block)
         if start > block.address:
-            rest = split(block, start - block.address)
-            pool.add(block)
-            block = rest
+            pool.add(cut_head(block, start - block.address))
         if end < block.address + block.size:
-            pool.add(split(block, end - start))
+            pool.add(cut_tail(block, end - start))
         block.mapped = False
         merge(block, block.before)
         merge(block, block.after)

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from itertools import count
 
 
 @dataclass(eq=False, slots=True)
 class Block:
-    """A piece of a segment with its neighbors; an unmapped one is address space without memory."""
+    """A piece of a segment with its neighbors; an unmapped one is address space without memory.
+
+    Attributes:
+        serial: position in the order in which the pool's blocks came into being.
+    """
 
     address: int
     size: int
     pool: Pool
+    serial: int
     requested: int = 0
     allocated: bool = False
     mapped: bool = True
@@ -30,33 +36,44 @@ class Block:
 
 @dataclass(eq=False, slots=True)
 class Pool:
-    """Blocks that are not in use: mapped ones by size and address, unmapped ones by address (``BlockPool``)."""
+    """Blocks that are not in use: mapped ones by size, unmapped ones by address (``BlockPool``).
+
+    Attributes:
+        granule_bytes: what is mapped at a time where segments are expandable.
+        oldest_first: among free blocks of one size the oldest comes first, not the one with the lowest address.
+    """
 
     is_small: bool
     granule_bytes: int
+    oldest_first: bool
     free: list[tuple[int, int, Block]] = field(default_factory=list)
     unmapped: list[tuple[int, Block]] = field(default_factory=list)
+    serials: count[int] = field(default_factory=count)
+
+    def new_block(self, address: int, size: int, mapped: bool = True) -> Block:
+        """A block that is in neither list yet."""
+        return Block(address, size, self, next(self.serials), mapped=mapped)
 
     def add(self, block: Block) -> None:
         """Take in a block that is in neither list (``insert_into_blocks``)."""
         if block.mapped:
-            insort(self.free, (block.size, block.address, block))
+            insort(self.free, (*self._order(block), block))
         else:
             insort(self.unmapped, (block.address, block))
 
     def remove(self, block: Block) -> None:
         """Hand out a block that is in one of the lists."""
         if block.mapped:
-            del self.free[bisect_left(self.free, (block.size, block.address))]
+            del self.free[bisect_left(self.free, self._order(block))]
         else:
             del self.unmapped[bisect_left(self.unmapped, (block.address,))]
 
     def best_fit(self, size: int, expandable: bool) -> Block | None:
-        """Smallest free block that holds ``size``, the lowest address among equals (``get_free_block``).
+        """Smallest free block that holds ``size`` (``get_free_block``).
 
         A block that can grow counts as large as it can get, so that the end of a segment is taken last.
         """
-        index = bisect_left(self.free, (size, 0))
+        index = bisect_left(self.free, (size,))
         if index == len(self.free):
             return None
         block = self.free[index][2]
@@ -68,15 +85,41 @@ class Pool:
             block = following
         return block
 
+    def lowest_room(self, size: int) -> Block | None:
+        """First block of a run of free and unmapped ones with room for ``size`` (``find_expandable_block``)."""
+        for _, block in self.unmapped:
+            first = block.before if block.before is not None and not block.before.allocated else block
+            room = 0
+            at: Block | None = first
+            while room < size and at is not None and not at.allocated:
+                room, at = room + at.size, at.after
+            if room >= size:
+                return first
+        return None
 
-def split(block: Block, size: int) -> Block:
-    """Cut ``block`` down to ``size`` and return the rest, a block of the same kind that is in no list yet."""
-    rest = Block(block.address + size, block.size - size, block.pool, mapped=block.mapped)
-    rest.before, rest.after = block, block.after
-    if rest.after is not None:
-        rest.after.before = rest
-    block.size, block.after = size, rest
-    return rest
+    def _order(self, block: Block) -> tuple[int, int]:
+        return block.size, block.serial if self.oldest_first else block.address
+
+
+def cut_head(block: Block, size: int) -> Block:
+    """Take the first ``size`` bytes of a block as a new one, in no list yet; ``block`` keeps the rest."""
+    head = block.pool.new_block(block.address, size, block.mapped)
+    head.before, head.after = block.before, block
+    if head.before is not None:
+        head.before.after = head
+    block.before = head
+    block.address, block.size = block.address + size, block.size - size
+    return head
+
+
+def cut_tail(block: Block, size: int) -> Block:
+    """Leave ``block`` the first ``size`` bytes; the rest is a new block, in no list yet."""
+    tail = block.pool.new_block(block.address + size, block.size - size, block.mapped)
+    tail.before, tail.after = block, block.after
+    if tail.after is not None:
+        tail.after.before = tail
+    block.after, block.size = tail, size
+    return tail
 
 
 def merge(block: Block, neighbor: Block | None) -> None:
@@ -93,16 +136,3 @@ def merge(block: Block, neighbor: Block | None) -> None:
         if block.after is not None:
             block.after.before = block
     block.size += neighbor.size
-
-
-def lowest_room(pool: Pool, size: int) -> Block | None:
-    """First block of a run of free and unmapped ones with room for ``size`` (``find_expandable_block``)."""
-    for _, block in pool.unmapped:
-        first = block.before if block.before is not None and not block.before.allocated else block
-        room = 0
-        at: Block | None = first
-        while room < size and at is not None and not at.allocated:
-            room, at = room + at.size, at.after
-        if room >= size:
-            return first
-    return None
