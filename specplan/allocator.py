@@ -6,8 +6,8 @@ has one stream and one device whose memory never ends. So nothing of what torch 
 (garbage collection, freeing cached blocks and trying again, the cap of ``set_per_process_memory_fraction``), nor are
 private pools of CUDA graphs, ``max_split_size_mb``, ``roundup_power2_divisions`` and ``large_segment_size_mb``.
 
-Addresses grow with every new segment. The driver may place segments otherwise, which can only change the choice
-between free blocks of equal size.
+Unless told otherwise, addresses grow with every new segment. The driver may place segments in another order, which can
+only change the choice between free blocks of equal size.
 """
 
 from __future__ import annotations
@@ -105,8 +105,12 @@ class AllocatorModel:
         """``reserved_bytes.all.peak``."""
         return self._peak["reserved"]
 
-    def malloc(self, num_bytes: int) -> int:
+    def malloc(self, num_bytes: int, segment_address: int | None = None) -> int:
         """Serve a request and return its handle (``DeviceCachingAllocator::malloc``).
+
+        Args:
+            num_bytes: of the request; 0 gets no block.
+            segment_address: where the driver put the segment, should the request need a new one that is not expandable.
 
         Raises:
             InputError: a negative size, or more than the addresses of a segment.
@@ -115,7 +119,7 @@ class AllocatorModel:
             raise InputError(f"a request of {num_bytes} bytes is not between 0 and {ADDRESS_BYTES}")
         handle = self._next_handle
         self._next_handle += 1
-        self._live[handle] = self._allocate(num_bytes) if num_bytes else None
+        self._live[handle] = self._allocate(num_bytes, segment_address) if num_bytes else None
         return handle
 
     def free(self, handle: int) -> None:
@@ -152,14 +156,14 @@ class AllocatorModel:
         blocks = sorted(live + free, key=lambda block: block.address)
         return tuple(Extent(block.address, block.size, block.allocated) for block in blocks)
 
-    def _allocate(self, num_bytes: int) -> Block:
+    def _allocate(self, num_bytes: int, segment_address: int | None) -> Block:
         size = rounded_bytes(num_bytes)
         pool = self._small if size <= SMALL_BYTES else self._large
         block = pool.best_fit(size, self.expandable_segments)
         if block is None and self.expandable_segments:
             block = self._expand(pool, size)
         elif block is None:
-            block = self._new_segment(pool, segment_bytes(size))
+            block = self._new_segment(pool, segment_bytes(size), segment_address)
         pool.remove(block)
         least_rest = MIN_BLOCK_BYTES if pool.is_small or self.expandable_segments else SMALL_BYTES + 1
         if block.size - size >= least_rest:  # should_split
@@ -169,9 +173,9 @@ class AllocatorModel:
         self._count(requested=num_bytes, allocated=block.size)
         return block
 
-    def _new_segment(self, pool: Pool, size: int, mapped: bool = True) -> Block:
-        block = pool.new_block(self._next_address, size, mapped)
-        self._next_address += -(-size // ADDRESS_BYTES) * ADDRESS_BYTES
+    def _new_segment(self, pool: Pool, size: int, address: int | None = None, mapped: bool = True) -> Block:
+        block = pool.new_block(self._next_address if address is None else address, size, mapped)
+        self._next_address += ADDRESS_BYTES
         pool.add(block)
         if mapped:
             self._count(reserved=size)
