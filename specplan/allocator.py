@@ -6,8 +6,9 @@ has one stream and one device whose memory never ends. So nothing of what torch 
 (garbage collection, freeing cached blocks and trying again, the cap of ``set_per_process_memory_fraction``), nor are
 private pools of CUDA graphs, ``max_split_size_mb``, ``roundup_power2_divisions`` and ``large_segment_size_mb``.
 
-Unless told otherwise, addresses grow with every new segment. The driver may place segments in another order, which can
-only change the choice between free blocks of equal size.
+Of free blocks of equal size, torch 2.13 and 2.14 take the one in the oldest segment, there the one with the lowest
+address; 2.11 goes by address alone, 2.12 by the age of the block. Here addresses grow with every new segment unless
+they are given, so the first two differ only where a driver places segments in another order.
 """
 
 from __future__ import annotations
@@ -61,8 +62,7 @@ class AllocatorModel:
 
     Args:
         expandable_segments: the process runs with ``PYTORCH_ALLOC_CONF=expandable_segments:True``.
-        oldest_first: of free blocks of equal size take the oldest, as torch 2.12 does; 2.11, 2.13 and 2.14 take the one
-            with the lowest address.
+        oldest_first: of free blocks of equal size take the oldest one, as torch 2.12 does.
     """
 
     def __init__(self, expandable_segments: bool = False, oldest_first: bool = False) -> None:
@@ -111,6 +111,7 @@ class AllocatorModel:
         Args:
             num_bytes: of the request; 0 gets no block.
             segment_address: where the driver put the segment, should the request need a new one that is not expandable.
+                Only torch 2.11 depends on it.
 
         Raises:
             InputError: a negative size, or more than the addresses of a segment.
