@@ -67,7 +67,7 @@ def test_the_order_of_another_version_is_found() -> None:
 
 
 def test_addresses_count_for_one_version() -> None:
-    """Two segments with 9 MiB free in each: by address the younger one is filled, and the older one can become whole."""
+    """Two segments with 9 MiB free in each: by address the younger one is filled, the older can become whole."""
     mib = 1 << 20
     ops: list[Op] = [*(("malloc", size * mib) for size in (9, 9, 9, 9)), ("free", 0), ("free", 2), ("malloc", 9 * mib)]
     ops += [("free", 1), ("malloc", 18 * mib)]
