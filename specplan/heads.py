@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from specplan.arch import ModelArch
+from specplan.speculation import Chain, Tree
 
 #: Tokens that published EAGLE-3 heads propose: the most frequent ones of the target's vocabulary.
 EAGLE3_VOCAB_SIZE = 32000
@@ -18,11 +20,13 @@ class MedusaHeads:
         num_heads: K.
         num_layers: residual blocks of a head, each one matrix [h, h] with a bias.
         shares_head: the heads end in the target's own output head instead of one each.
+        topk: best tokens of each head that a tree may use.
     """
 
     num_heads: int
     num_layers: int
     shares_head: bool
+    topk: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,17 @@ class MtpLayer:
 Heads = MedusaHeads | Eagle3Head | MtpLayer
 
 
-def published_heads(drafter: str, arch: ModelArch, depth: int, shares_head: bool) -> Heads | None:
+def published_heads(drafter: str, arch: ModelArch, shape: Chain | Tree, shares_head: bool) -> Heads | None:
     """The heads that published checkpoints have for a target of this size; None for drafters without heads.
 
     Args:
         drafter: who proposes.
         arch: the target.
-        depth: of the proposals: as many Medusa heads are needed.
+        shape: of the proposals: there is a Medusa head for every depth.
         shares_head: Medusa heads without output heads of their own.
     """
     if drafter == "medusa":
-        return MedusaHeads(max(1, depth), 1, shares_head)
+        return MedusaHeads(max(1, shape.depth), 1, shares_head, max(1, shape.topk))
     if drafter == "eagle3":
         return Eagle3Head(
             arch.intermediate_size,
@@ -81,3 +85,28 @@ def published_heads(drafter: str, arch: ModelArch, depth: int, shares_head: bool
             own_embedding=False,
         )
     return MtpLayer(1) if drafter == "mtp" else None
+
+
+def head_layer(heads: Eagle3Head | MtpLayer, target: ModelArch) -> ModelArch:
+    """The decoder layer of a head as an architecture of its own; its vocabulary is what it proposes."""
+    if isinstance(heads, MtpLayer):
+        return dataclasses.replace(
+            target,
+            num_hidden_layers=heads.num_layers,
+            layer_types=target.layer_types[-heads.num_layers :],
+            mlp_types=target.mlp_types[-heads.num_layers :],
+        )
+    return dataclasses.replace(
+        target,
+        num_hidden_layers=1,
+        layer_types=("full_attention",),
+        mlp_types=("dense",),
+        intermediate_size=heads.intermediate_size,
+        num_attention_heads=heads.num_attention_heads,
+        num_key_value_heads=heads.num_key_value_heads,
+        head_dim=heads.head_dim,
+        rotary_dim=heads.head_dim,
+        vocab_size=heads.draft_vocab_size,
+        qk_norm=None,
+        moe=None,
+    )

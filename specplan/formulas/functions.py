@@ -41,6 +41,33 @@ class RoundUp(sympy.Function):  # type: ignore[misc]
         return f"⌈{x}⌉" if multiple == str(ALIGNMENT) else f"⌈{x}⌉{multiple}"
 
 
+class Exceeds(sympy.Function):  # type: ignore[misc]
+    """``Exceeds(x, bound)``: 1 when x > bound, else 0 (an Iverson bracket), for integers."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, x: sympy.Expr, bound: sympy.Expr) -> sympy.Expr | None:
+        """Evaluate when both arguments are numbers."""
+        if x.is_Integer and bound.is_Integer:
+            return sympy.Integer(int(x) > int(bound))
+        return None
+
+    def _eval_is_integer(self) -> bool:
+        return True
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+    def _latex(self, printer: LatexPrinter) -> str:
+        x, bound = (printer.doprint(arg) for arg in self.args)
+        return rf"\left[ {x} > {bound} \right]"
+
+    def _sympystr(self, printer: StrPrinter) -> str:
+        x, bound = (printer.doprint(arg) for arg in self.args)
+        return f"[{x} > {bound}]"
+
+
 def aligned(x: Any) -> sympy.Expr:
     """Bytes that a tensor of x bytes takes in the arena."""
     return RoundUp(x, ALIGNMENT)
@@ -63,6 +90,10 @@ class IntegerPrinter(PythonCodePrinter):  # type: ignore[misc]
     def _print_RoundUp(self, expr: RoundUp) -> str:
         x, multiple = (self._print(arg) for arg in expr.args)
         return f"(-(-({x}) // ({multiple})) * ({multiple}))"
+
+    def _print_Exceeds(self, expr: Exceeds) -> str:
+        x, bound = (self._print(arg) for arg in expr.args)
+        return f"(1 * (({x}) > ({bound})))"  # the product turns bool and arrays of bool into integers
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
         coefficient, rest = expr.as_coeff_Mul()

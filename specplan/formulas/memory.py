@@ -14,10 +14,12 @@ from specplan.arch import ModelArch
 from specplan.families import FAMILIES
 from specplan.formulas import system
 from specplan.formulas.bind import Value, evaluate
-from specplan.formulas.values import arch_values, precision_values, slot_values
+from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
+from specplan.heads import Eagle3Head, MedusaHeads, head_layer
 from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Owner, Phase
 from specplan.provenance import Source
 from specplan.scenario import Scenario
+from specplan.speculation import HEAD_DRAFTERS, Chain, Tree
 
 #: Resident memory of interpreter, torch, transformers and a tokenizer before any weight is loaded.
 PROCESS_BYTES = 448 << 20
@@ -28,7 +30,7 @@ class Knobs:
     """The knobs of a speculation that size memory: numbers, or arrays of equal length for a search.
 
     Attributes:
-        gamma: num_speculative_tokens.
+        gamma: num_speculative_tokens of a chain, num_draft_nodes of a tree.
         prefill_chunk: prompt tokens per pass.
         logits_rows: rows of logits at one time.
     """
@@ -51,6 +53,7 @@ class Term:
     bytes: Value
 
 
+_MEDUSA_WORKSPACE = ("medusa_block", "medusa_head")
 _WORKSPACE = ("tokens", "mask", "rope", "hidden", "normed", "projected", "norm", "scratch")
 
 
@@ -66,9 +69,7 @@ class MemoryModel:
     def __init__(self, scenario: Scenario, knobs: Knobs | None = None) -> None:
         speculation = scenario.speculation
         self.scenario = scenario
-        self.knobs = knobs or Knobs(
-            speculation.num_draft_nodes, speculation.prefill_chunk, speculation.logits_rows
-        )
+        self.knobs = knobs or Knobs(speculation.num_draft_nodes, speculation.prefill_chunk, speculation.logits_rows)
 
     @property
     def _drafts_with_model(self) -> bool:
@@ -111,6 +112,7 @@ class MemoryModel:
         yield from self._model_terms("target")
         if self.scenario.speculation.drafter == "draft_model":
             yield from self._model_terms("draft")
+        yield from self._head_terms()
         if self._drafts_with_model:
             values = {
                 "B": self.scenario.workload.batch_size,
@@ -124,7 +126,9 @@ class MemoryModel:
         for phase, values in self._passes():
             draft = phase in ("prefill_draft", "draft") and self.scenario.draft is not None
             source = self._own_source("draft" if draft else "target")
-            for formula_id in _WORKSPACE:
+            if phase == "draft" and self.scenario.speculation.drafter in HEAD_DRAFTERS:
+                source = "exact" if isinstance(self.scenario.heads, MedusaHeads) else "modelled"
+            for formula_id in _MEDUSA_WORKSPACE if "K_h" in values else _WORKSPACE:
                 yield self._term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values, source)
         yield from self._system_terms()
 
@@ -139,6 +143,39 @@ class MemoryModel:
         yield self._term(f"{owner}.weight_padding", owner, "resident", "weight_padding", values, own)
         yield self._term(f"{owner}.kv_padding", owner, "resident", "kv_padding", values, own)
         yield self._term(f"{owner}.constants", owner, "resident", "constants", values, own)
+
+    def _head_terms(self) -> Iterator[Term]:
+        """What a drafter keeps that rides on the target's hidden states, and the shape of a tree."""
+        heads = self.scenario.heads
+        if isinstance(self.scenario.speculation.shape, Tree):
+            yield self._term("tree", "drafter", "resident", "tree", {"gamma": self.knobs.gamma})
+        if heads is None:
+            return
+        values = self._model_values("target") | head_values(heads)
+        if isinstance(heads, MedusaHeads):
+            kept = values | {"T": self.scenario.workload.batch_size}
+            yield self._term("drafter.weights", "drafter", "resident", "medusa_weights", values)
+            yield self._term("drafter.weight_padding", "drafter", "resident", "medusa_padding", values)
+            yield self._term("drafter.features", "drafter", "resident", "features", kept)
+            yield self._term("drafter.candidates", "drafter", "resident", "candidates", kept)
+            return
+        layer = head_layer(heads, self.scenario.target)
+        own = arch_values(layer)
+        slots = slot_values(layer, self.target_slots, self._written)
+        weights = "eagle3_weights" if isinstance(heads, Eagle3Head) else "mtp_weights"
+        kept = values | {"T": np.maximum(self._chunk, self._verify_rows)}
+        yield self._term("drafter.weights", "drafter", "resident", weights, values | own | {"V": values["V"]})
+        yield self._term("drafter.kv_cache", "drafter", "resident", "kv_cache", values | own | slots)
+        yield self._term("drafter.features", "drafter", "resident", "features", kept, "modelled")
+
+    @property
+    def _verify_rows(self) -> Value:
+        return self.scenario.workload.batch_size * (self.knobs.gamma + 1)
+
+    @property
+    def _written(self) -> Value:
+        """Tokens of one sequence that the largest pass writes, or that a step takes back."""
+        return np.maximum(self._chunk, self.knobs.gamma + 1)
 
     def _own_source(self, owner: Literal["target", "draft"]) -> Source:
         """Exact where the runtime's decoder computes the model; a model of it for the families that it does not."""
@@ -159,8 +196,7 @@ class MemoryModel:
             assert scenario.draft is not None
             arch, slots = scenario.draft, self.draft_slots
             precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype)
-        written = np.maximum(self._chunk, self.knobs.gamma + 1)
-        cache = {"B": workload.batch_size, "C": workload.context} | slot_values(arch, slots, written)
+        cache = {"B": workload.batch_size, "C": workload.context} | slot_values(arch, slots, self._written)
         return arch_values(arch) | precision | cache
 
     @property
@@ -179,8 +215,22 @@ class MemoryModel:
             if drafter == "draft_model":
                 yield "prefill_draft", draft | {"T": self._chunk, "b": 1, "R": 2}
             yield "draft", draft | {"T": 2 * batch, "b": batch, "R": self._tile(batch)}
-        rows = batch * (self.knobs.gamma + 1)
+        yield from self._head_passes(target)
+        rows = self._verify_rows
         yield "verify", target | {"T": rows, "b": batch, "R": self._tile(rows)}
+
+    def _head_passes(self, target: dict[str, Value]) -> Iterator[tuple[Phase, dict[str, Value]]]:
+        heads, batch, shape = self.scenario.heads, self.scenario.workload.batch_size, self.scenario.speculation.shape
+        if heads is None:
+            return
+        if isinstance(heads, MedusaHeads):
+            yield "draft", target | head_values(heads) | {"R": self._tile(batch)}
+            return
+        layer = head_layer(heads, self.scenario.target)
+        own = target | arch_values(layer) | slot_values(layer, self.target_slots, self._written)
+        yield "prefill_draft", own | {"T": self._chunk, "b": 1, "R": 2}
+        rows = batch * _widest(shape)
+        yield "draft", own | {"T": rows, "b": batch, "R": self._tile(rows)}
 
     def _tile(self, rows: Value) -> Value:
         """Rows of logits at one time: at least two, at most what the pass has."""
@@ -242,6 +292,14 @@ class MemoryModel:
         source: Source = "exact",
     ) -> Term:
         return Term(name, owner, phase, formula_id, source, values, evaluate(formula_id, values))
+
+
+def _widest(shape: Chain | Tree) -> int:
+    """Rows per sequence of the widest draft pass: all nodes of one depth, and the last token taken in."""
+    if isinstance(shape, Chain):
+        return 2
+    depths = [len(path) for path in shape.nodes]
+    return max(2, *(depths.count(depth) for depth in set(depths)))
 
 
 def _fixed(name: str, num_bytes: int, source: Source) -> Term:

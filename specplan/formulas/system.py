@@ -4,19 +4,48 @@ from __future__ import annotations
 
 import sympy
 
-from specplan.formulas.functions import RoundUp
+from specplan.allocator import (
+    LARGE_SEGMENT_BYTES,
+    MIN_BLOCK_BYTES,
+    MIN_LARGE_BYTES,
+    ROUND_LARGE_BYTES,
+    SMALL_BYTES,
+    SMALL_SEGMENT_BYTES,
+)
+from specplan.formulas.functions import Exceeds, RoundUp
 from specplan.formulas.symbols import G, N
-
-#: The caching allocator rounds a block of 10 MiB and more up to this; c10/core/AllocatorConfig.h, kRoundLarge.
-SEGMENT_BYTES = 2 << 20
 
 #: Elements that the loader dequantizes at a time.
 LOADER_TILE_ELEMENTS = 1 << 20
 
 
 def allocator_rounding() -> sympy.Expr:
-    """The arena is one block of PyTorch's caching allocator."""
-    return RoundUp(N, SEGMENT_BYTES) - N
+    """What PyTorch reserves beyond the arena, which is one block of its caching allocator.
+
+    Above 1 MiB the runtime asks for at least 10 MiB: such a block is its own segment of whole 2 MiB, where a smaller
+    one would get 20 MiB (`segment_rounding`). So a larger arena never reserves less.
+    """
+    least = (MIN_LARGE_BYTES - SMALL_SEGMENT_BYTES) * Exceeds(N, SMALL_BYTES) + SMALL_SEGMENT_BYTES
+    return sympy.Max(RoundUp(N, ROUND_LARGE_BYTES), least, evaluate=False) - N
+
+
+def segment_rounding() -> sympy.Expr:
+    """What PyTorch reserves beyond one block of N bytes, exactly: the rest of a new segment.
+
+    A segment has 2 MiB up to 1 MiB, 20 MiB below 10 MiB, and whole 2 MiB from there on (``get_allocation_size``). So a
+    block just below 10 MiB reserves more than one just above.
+    """
+    small = SMALL_SEGMENT_BYTES * Exceeds(N, 0)
+    medium = (LARGE_SEGMENT_BYTES - SMALL_SEGMENT_BYTES) * Exceeds(N, SMALL_BYTES)
+    own = (RoundUp(N, ROUND_LARGE_BYTES) - LARGE_SEGMENT_BYTES) * Exceeds(N, MIN_LARGE_BYTES - MIN_BLOCK_BYTES)
+    return small + medium + own - N
+
+
+def expandable_rounding() -> sympy.Expr:
+    """The same, exactly, with ``expandable_segments:True``: granules of 2 MiB up to 1 MiB, of 20 MiB above."""
+    small = SMALL_SEGMENT_BYTES * Exceeds(N, 0)
+    large = (RoundUp(N, LARGE_SEGMENT_BYTES) - SMALL_SEGMENT_BYTES) * Exceeds(N, SMALL_BYTES)
+    return small + large - N
 
 
 def load_staging() -> sympy.Expr:

@@ -7,6 +7,7 @@ import numpy as np
 from specplan.arch import LatentArch, LinearAttentionArch, MambaArch, ModelArch, MoeArch
 from specplan.dtypes import float_bytes, weight_format
 from specplan.formulas.bind import Value
+from specplan.heads import Eagle3Head, Heads, MedusaHeads
 
 _NO_MOE = MoeArch(0, 0, 0)
 _NO_LATENT = LatentArch(0, 0, 0, 0, 0)
@@ -124,6 +125,16 @@ def precision_values(dtype: str, kv_dtype: str) -> dict[str, Value]:
         "f_k": int(kv_dtype != weights.compute_dtype),
         "f_o": int(weights.quantized),
     }
+
+
+def head_values(heads: Heads) -> dict[str, Value]:
+    """Values of the symbols that describe heads; what they do not have is left out."""
+    if isinstance(heads, MedusaHeads):
+        proposals = {"K_h": heads.num_heads, "k_t": heads.topk}
+        return proposals | {"n_r": heads.num_layers, "s_h": int(heads.shares_head), "n_f": 1}
+    if isinstance(heads, Eagle3Head):
+        return {"V_d": heads.draft_vocab_size, "e_o": int(heads.own_embedding), "n_f": 3}
+    return {"n_f": 1}
 
 
 def slot_values(arch: ModelArch, slots: Value, rows: Value) -> dict[str, Value]:

@@ -41,6 +41,7 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
     inputs = question.inputs
     if choice.speculation.drafter != "draft_model":
         inputs = dataclasses.replace(inputs, draft=None)
+    inputs = dataclasses.replace(inputs, heads=scenario_of(question, choice.speculation).heads)
     return Plan(
         schema_version=SCHEMA_VERSION,
         tool_version=__version__,

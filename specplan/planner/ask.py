@@ -10,11 +10,14 @@ from specplan.errors import InputError
 from specplan.models.resolve import resolve_model
 from specplan.plan import ModelInput, PlanInputs
 from specplan.planner.question import Question
-from specplan.speculation import DRAFTERS, Drafter
+from specplan.speculation import DRAFTERS, HEAD_DRAFTERS, Drafter, Tree
+from specplan.trees import find_tree
 from specplan.workload import Workload
 
 AUTO = "auto"
 _DEFAULT_CONTEXT = 4096
+_DEFAULT_TREE = "medusa-default"
+_SELF_SUFFICIENT = ("none", "ngram", "early_exit")
 _DEFAULT_MAX_SPECULATIVE_TOKENS = 16
 
 
@@ -34,6 +37,8 @@ def ask(
     keep: float = 0.96,
     alpha: float | None = None,
     num_speculative_tokens: int | None = None,
+    tree: str | None = None,
+    share_head: bool = False,
 ) -> Question:
     """Resolve names and defaults; the arguments are the options of ``specplan analyze``.
 
@@ -57,6 +62,9 @@ def ask(
         alpha=alpha,
         num_speculative_tokens=num_speculative_tokens,
         max_speculative_tokens=_DEFAULT_MAX_SPECULATIVE_TOKENS,
+        tree=_tree(tree, drafter, num_speculative_tokens),
+        tree_fixed=tree is not None,
+        shares_head=_shares_head(share_head, drafter),
         must_speculate=drafter not in (AUTO, "none") or (drafter == AUTO and num_speculative_tokens is not None),
     )
 
@@ -69,8 +77,25 @@ def _drafters(drafter: str, draft: ModelInput | None, num_speculative_tokens: in
     if draft is not None and drafter not in (AUTO, "draft_model"):
         raise InputError(f"--draft is of no use with --drafter {drafter}")
     if drafter == AUTO:
-        return tuple(name for name in DRAFTERS if name != "draft_model" or draft is not None)
+        return tuple(name for name in DRAFTERS if name in _SELF_SUFFICIENT or (name == "draft_model" and draft))
     return ("none", *(name for name in DRAFTERS if name == drafter and name != "none"))
+
+
+def _tree(reference: str | None, drafter: str, num_speculative_tokens: int | None) -> Tree | None:
+    """The tree to draft: named, in a file, or the default of Medusa heads; None for chains."""
+    if reference is None:
+        return find_tree(_DEFAULT_TREE) if drafter == "medusa" and num_speculative_tokens is None else None
+    if drafter not in HEAD_DRAFTERS:
+        raise InputError(f"--tree needs --drafter {' or '.join(HEAD_DRAFTERS)}: {drafter} drafts a chain")
+    if num_speculative_tokens is not None:
+        raise InputError("--tree and --num-speculative-tokens contradict each other")
+    return find_tree(reference)
+
+
+def _shares_head(share_head: bool, drafter: str) -> bool:
+    if share_head and drafter != "medusa":
+        raise InputError(f"--share-head is for Medusa heads, not for --drafter {drafter}")
+    return share_head
 
 
 def _workload(

@@ -12,7 +12,7 @@ from specplan.families import FAMILIES, runnable
 from specplan.knob import KNOBS, Knob
 from specplan.models.safetensors_header import safetensors_files
 from specplan.plan import ModelInput, PlanInputs
-from specplan.speculation import Drafter
+from specplan.speculation import HEAD_DRAFTERS, Drafter, Tree
 from specplan.speed.work import layer_work
 from specplan.workload import Workload
 
@@ -29,6 +29,9 @@ class Question:
         num_speculative_tokens: γ given by the user, None to search.
         max_speculative_tokens: largest γ that the search tries.
         must_speculate: plain decoding is a comparison only, not an answer.
+        tree: of the drafters that have heads; None for their default.
+        tree_fixed: all of the tree is drafted; otherwise its first nodes, as many as pay.
+        shares_head: Medusa heads end in the target's output head.
     """
 
     inputs: PlanInputs
@@ -38,6 +41,13 @@ class Question:
     num_speculative_tokens: int | None
     max_speculative_tokens: int
     must_speculate: bool
+    tree: Tree | None = None
+    tree_fixed: bool = False
+    shares_head: bool = False
+
+    def tree_of(self, drafter: Drafter) -> Tree | None:
+        """The tree that a drafter proposes, None for a chain."""
+        return self.tree if drafter in HEAD_DRAFTERS else None
 
     def alpha_of(self, drafter: Drafter) -> float | None:
         """The user's rate where it applies: to the draft model when there is one, else to every drafter."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from specplan.dtypes import float_bytes, weight_format
 from specplan.formulas.memory import Knobs, MemoryModel
+from specplan.heads import MedusaHeads, head_layer, published_heads
 from specplan.planner.question import Question
 from specplan.provenance import Figure
 from specplan.scenario import Scenario
-from specplan.speculation import Chain, Drafter, Speculation
-from specplan.speed.acceptance import acceptance, mean_accepted_length
-from specplan.speed.roofline import Times, pass_seconds
+from specplan.speculation import Chain, Drafter, Speculation, Tree
+from specplan.speed.acceptance import acceptance, mean_accepted_length, tree_accepted_lengths
+from specplan.speed.roofline import BANDWIDTH_EFFICIENCY, Times, pass_seconds
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,8 +31,9 @@ class Candidates:
     Attributes:
         drafter: who proposes.
         num_exit_layers: of an early_exit drafter.
+        tree: whose first nodes are drafted, None for chains.
         alpha: the acceptance rate used.
-        gamma: num_speculative_tokens.
+        gamma: num_speculative_tokens of a chain, num_draft_nodes of a tree.
         prefill_chunk: prompt tokens per pass.
         logits_rows: rows of logits at one time.
         peak_bytes: what each needs.
@@ -40,6 +43,7 @@ class Candidates:
 
     drafter: Drafter
     num_exit_layers: int
+    tree: Tree | None
     alpha: Figure
     gamma: Ints
     prefill_chunk: Ints
@@ -55,7 +59,7 @@ class Candidates:
         """The configuration at ``index``."""
         return Speculation(
             self.drafter,
-            Chain(int(self.gamma[index])),
+            _shape(self.tree, int(self.gamma[index])),
             self.num_exit_layers,
             int(self.prefill_chunk[index]),
             int(self.logits_rows[index]),
@@ -70,10 +74,15 @@ def candidates(question: Question, drafter: Drafter) -> Candidates:
     alpha = acceptance(drafter, question.alpha_of(drafter))
     peak = MemoryModel(scenario, Knobs(gamma, chunk, rows)).peak_bytes()
     step_s = _step_seconds(scenario, gamma, rows)
-    tokens = question.workload.batch_size * mean_accepted_length(alpha.value, gamma)
+    tree = question.tree_of(drafter)
+    accepted = (
+        mean_accepted_length(alpha.value, gamma) if tree is None else tree_accepted_lengths(alpha.value, tree)[gamma]
+    )
+    tokens = question.workload.batch_size * accepted
     return Candidates(
         drafter,
         exit_layers,
+        tree,
         alpha,
         gamma,
         chunk,
@@ -86,8 +95,25 @@ def candidates(question: Question, drafter: Drafter) -> Candidates:
 
 def least_speculation(question: Question, drafter: Drafter) -> Speculation:
     """The point of one drafter's space that takes least memory: every knob at its smallest, γ where it is fixed."""
-    gamma = 0 if drafter == "none" else question.num_speculative_tokens or 1
-    return Speculation(drafter, Chain(gamma), _exit_layers(question, drafter), _CHUNKS[0], _LEAST_LOGITS_ROWS)
+    shape = _shape(question.tree_of(drafter), min(_drafted(question, drafter)))
+    return Speculation(drafter, shape, _exit_layers(question, drafter), _CHUNKS[0], _LEAST_LOGITS_ROWS)
+
+
+def _shape(tree: Tree | None, num_draft_nodes: int) -> Chain | Tree:
+    return Chain(num_draft_nodes) if tree is None else tree.pruned(num_draft_nodes)
+
+
+def _drafted(question: Question, drafter: Drafter) -> list[int]:
+    """Numbers of drafted tokens to try."""
+    if drafter == "none":
+        return [0]
+    tree = question.tree_of(drafter)
+    if tree is not None:
+        whole = len(tree.nodes)
+        return [whole] if question.tree_fixed else list(range(1, whole + 1))
+    if question.num_speculative_tokens is not None:
+        return [question.num_speculative_tokens]
+    return list(range(1, question.max_speculative_tokens + 1))
 
 
 def _exit_layers(question: Question, drafter: Drafter) -> int:
@@ -95,12 +121,7 @@ def _exit_layers(question: Question, drafter: Drafter) -> int:
 
 
 def _grid(question: Question, drafter: Drafter) -> tuple[Ints, Ints, Ints]:
-    if drafter == "none":
-        gammas = [0]
-    elif question.num_speculative_tokens is not None:
-        gammas = [question.num_speculative_tokens]
-    else:
-        gammas = list(range(1, question.max_speculative_tokens + 1))
+    gammas = _drafted(question, drafter)
     context = question.workload.context
     chunks = sorted({min(chunk, context) for chunk in _CHUNKS})
     most_rows = min(_MAX_LOGITS_ROWS, max(2, question.workload.batch_size * (max(gammas) + 1)))
@@ -112,8 +133,11 @@ def _grid(question: Question, drafter: Drafter) -> tuple[Ints, Ints, Ints]:
 
 def _scenario(question: Question, drafter: Drafter, exit_layers: int) -> Scenario:
     draft = question.inputs.draft.arch if drafter == "draft_model" and question.inputs.draft is not None else None
-    speculation = Speculation(drafter, Chain(0), exit_layers, 1, 2)
-    return Scenario(question.inputs.target.arch, draft, question.inputs.device, question.workload, speculation)
+    tree, inputs = question.tree_of(drafter), question.inputs
+    shape = tree or Chain(0)
+    heads = published_heads(drafter, inputs.target.arch, shape, question.shares_head)
+    speculation = Speculation(drafter, shape, exit_layers, 1, 2)
+    return Scenario(inputs.target.arch, draft, inputs.device, question.workload, speculation, heads)
 
 
 def _step_seconds(scenario: Scenario, gamma: Ints, logits_rows: Ints) -> Times:
@@ -131,6 +155,8 @@ def _step_seconds(scenario: Scenario, gamma: Ints, logits_rows: Ints) -> Times:
 def _draft_seconds(scenario: Scenario, logits_rows: Ints) -> Times:
     workload, batch = scenario.workload, scenario.workload.batch_size
     exits_early = scenario.speculation.drafter == "early_exit"
+    if scenario.heads is not None:
+        return _head_seconds(scenario)
     if scenario.draft is None and not exits_early:
         return np.zeros(1)
     return pass_seconds(
@@ -140,6 +166,24 @@ def _draft_seconds(scenario: Scenario, logits_rows: Ints) -> Times:
         rows=batch, batch_size=batch, context=workload.mean_context,
         logits_rows=np.minimum(logits_rows, batch), head_rows=batch,
         num_layers=scenario.speculation.num_exit_layers if exits_early else None,
+    )  # fmt: skip
+
+
+def _head_seconds(scenario: Scenario) -> Times:
+    """One draft pass of heads: of all Medusa heads, divided over the drafted tokens, or of one layer."""
+    workload, target = scenario.workload, scenario.target
+    batch, heads = workload.batch_size, scenario.heads
+    if isinstance(heads, MedusaHeads):
+        elements = heads.num_heads * (heads.num_layers * target.hidden_size**2 + target.num_head_elements)
+        moved = elements * float_bytes(weight_format(workload.dtype).compute_dtype)
+        seconds = moved / (scenario.device.memory_bandwidth_bytes_per_s.value * BANDWIDTH_EFFICIENCY)
+        launches = heads.num_heads * (4 + 3 * heads.topk) * scenario.device.kernel_launch_s.value
+        return np.full(1, (seconds + launches) / max(1, scenario.speculation.num_draft_nodes))
+    assert heads is not None
+    layer = head_layer(heads, target)
+    return pass_seconds(
+        layer, scenario.device, weight_format(workload.dtype).compute_dtype, workload.kv_dtype,
+        rows=batch, batch_size=batch, context=workload.mean_context, logits_rows=batch, head_rows=batch,
     )  # fmt: skip
 
 
