@@ -10,6 +10,7 @@ from typing import Any
 
 import sympy
 
+from specplan.dequantization import Kernel
 from specplan.format_tensors import tensor_bytes
 from specplan.formats import StoredFormat
 from specplan.formulas.integer import CeilDiv
@@ -41,6 +42,9 @@ w_n = _symbol("w_n", "scales that share a scale of their own", True)
 w_m = _symbol("w_m", "bytes of a scale of scales", False)
 w_k = _symbol("w_k", "bytes that do not depend on the matrix: code tables, scalars", False)
 w_f = _symbol("w_f", "1 when packed and grouped across rows, as if the matrix were one row", False)
+w_v = _symbol("w_v", "bytes of a reconstructed value, 0 where the kernel is fused", False)
+w_a = _symbol("w_a", "bytes that reconstructing takes per scale", False)
+w_x = _symbol("w_x", "bytes that reconstructing takes besides", False)
 
 
 def matrix_bytes(rows: Any = w_r, columns: Any = w_c, flat: Any = 0) -> sympy.Expr:
@@ -52,14 +56,30 @@ def matrix_bytes(rows: Any = w_r, columns: Any = w_c, flat: Any = 0) -> sympy.Ex
         flat: 1 for formats that pack and group across rows (bitsandbytes 4-bit), 0 for the others; ``w_f`` for one
             expression that holds for both.
     """
-    rows, columns, flat = sympy.sympify(rows), sympy.sympify(columns), sympy.sympify(flat)
-    across = flat * (rows - 1)  # rows that become columns
-    rows, columns = rows - across, columns * (1 + across)
+    rows, columns = _shape(rows, columns, flat)
     groups = CeilDiv(columns, w_g)
     scales = CeilDiv(rows, w_o) * groups
     values = w_b * rows * CeilDiv(columns, w_p)
     zeros = 4 * groups * CeilDiv(rows * w_z, 32)
     return values + w_s * scales + zeros + w_i * columns + w_m * CeilDiv(scales, w_n) + w_k
+
+
+def reconstructed(rows: Any = w_r, columns: Any = w_c, flat: Any = 0) -> sympy.Expr:
+    """What a kernel that is not fused writes out: every value, the scales of doubly quantized formats, a constant.
+
+    Args:
+        rows: out_features, a symbol or a number.
+        columns: in_features, the same.
+        flat: as for ``matrix_bytes``.
+    """
+    rows, columns = _shape(rows, columns, flat)
+    return w_v * rows * columns + w_a * CeilDiv(rows, w_o) * CeilDiv(columns, w_g) + w_x
+
+
+def _shape(rows: Any, columns: Any, flat: Any) -> tuple[sympy.Expr, sympy.Expr]:
+    rows, columns, flat = sympy.sympify(rows), sympy.sympify(columns), sympy.sympify(flat)
+    across = flat * (rows - 1)  # rows that become columns
+    return rows - across, columns * (1 + across)
 
 
 def format_values(form: StoredFormat) -> dict[str, int]:
@@ -76,6 +96,16 @@ def format_values(form: StoredFormat) -> dict[str, int]:
         "w_m": form.nested_bytes,
         "w_k": sum(tensor_bytes(form, constant) for constant in form.constants),
         "w_f": int(form.flat),
+    }
+
+
+def kernel_values(rule: Kernel, form: StoredFormat, compute_bytes: int, pass_rows: int) -> dict[str, int]:
+    """Values of the symbols of ``reconstructed``, for a pass over so many rows of activations."""
+    writes = form.quantized and rule.from_rows is not None and pass_rows >= rule.from_rows
+    return {
+        "w_v": (rule.value_bytes or compute_bytes) * writes,
+        "w_a": rule.absmax_bytes * (writes and form.nested_group > 0),
+        "w_x": rule.constant_bytes * writes,
     }
 
 

@@ -123,7 +123,7 @@ def modelopt() -> Iterator[dict[str, Any]]:
             hidden_size=256, intermediate_size=384, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
             vocab_size=320, head_dim=64, dtype="bfloat16", architectures=["LlamaForCausalLM"],
         )  # fmt: skip
-        model = LlamaForCausalLM(config).to(torch.bfloat16).eval()
+        model = LlamaForCausalLM(config).bfloat16().eval()
         quantize.quantize(model, copy.deepcopy(getattr(quantize, preset)), lambda m: m(torch.arange(16)[None]))
         with tempfile.TemporaryDirectory() as folder:
             export(model, export_dir=folder)
