@@ -142,6 +142,10 @@ class Draw:
         self.intermediate, self.rows = self.hidden_per_head // 3, self.rng.randint(4, 9)
         self.dtype = torch.float32
 
+    def residual(self) -> None:
+        self.norm()
+        self.dtype = torch.float32
+
     def logits(self) -> None:
         self.vocab, self.kv_heads, self.head_dim = self.rng.randint(4000, 7000), 1, 16
 
@@ -195,7 +199,7 @@ def draws(form: str) -> list[Draw]:
     ]
 
 
-@pytest.mark.parametrize("form", ["llama", "qwen3", "gemma", "gemma3_text", "phi3", "olmo2"])
+@pytest.mark.parametrize("form", ["llama", "qwen3", "gemma", "gemma3_text", "granite", "phi3", "olmo2"])
 def test_the_closed_form_is_the_trace(form: str) -> None:
     binding: Counter[str] = Counter()
     differences = []

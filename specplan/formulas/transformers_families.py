@@ -7,8 +7,8 @@ from typing import ClassVar
 import sympy
 
 from specplan.errors import UnsupportedError
-from specplan.formulas.symbols import H, H_k, I, T, d, f_h, h, s
-from specplan.formulas.transformers_forward import HIDDEN, KEYS, QUERIES, LlamaForward, d_r, f_u, n_r
+from specplan.formulas.symbols import H, H_k, I, R, T, V, d, f_h, h, s
+from specplan.formulas.transformers_forward import HIDDEN, KEYS, QUERIES, LlamaForward, d_r, f_c, f_u, n_r
 
 
 class Qwen3Forward(LlamaForward):
@@ -48,6 +48,20 @@ class Gemma3Forward(GemmaForward):
     def norm(self) -> sympy.Expr:
         """Norm of the MLP's output, with that output and the residual."""
         return self.layer() + 2 * HIDDEN + self.normalizing(T, h)
+
+
+class GraniteForward(LlamaForward):
+    """Block outputs and logits are multiplied by constants."""
+
+    STAGES: ClassVar[tuple[str, ...]] = (*(stage for stage in LlamaForward.STAGES if stage != "down"), "residual")
+
+    def residual(self) -> sympy.Expr:
+        """The residual, a block's output, its multiple, and their sum."""
+        return self.layer() + 4 * HIDDEN
+
+    def logits(self) -> sympy.Expr:
+        """Logits before and after scaling; the copied rows are gone by then."""
+        return self.inputs() + HIDDEN + R * V * s + sympy.Max(f_c * R * h * s, R * V * s, evaluate=False)
 
 
 class Phi3Forward(LlamaForward):
@@ -122,13 +136,14 @@ class Olmo2Forward(LlamaForward):
 
 #: By model_type: families whose traced pass equals its form byte by byte.
 FORWARDS: dict[str, LlamaForward] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "ministral", "seed_oss", "smollm3"), LlamaForward()),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "ministral", "ministral3"), LlamaForward()),
+    **dict.fromkeys(("arcee", "cwm", "internlm3", "seed_oss", "smollm3"), LlamaForward()),
     "qwen3": Qwen3Forward(),
     "gemma": GemmaForward(),
     "gemma3_text": Gemma3Forward(),
+    "granite": GraniteForward(),
     "phi3": Phi3Forward(),
-    "olmo2": Olmo2Forward(),
-    "olmo3": Olmo2Forward(),
+    **dict.fromkeys(("olmo2", "olmo3"), Olmo2Forward()),
 }
 
 
