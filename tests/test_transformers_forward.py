@@ -23,6 +23,7 @@ from specplan.formulas.bind import evaluate_expression
 from specplan.formulas.transformers_families import FORWARDS, forward_of
 from specplan.formulas.transformers_forward import QUERIES_PACKED_FROM, forward_flags, release_of
 from specplan_runtime.tracing.plan_cache import PlanCache
+from specplan_runtime.tracing.tracker import StorageTracker
 from specplan_runtime.tracing.transformers_pass import (
     ForwardShape,
     PassTrace,
@@ -293,6 +294,19 @@ def test_attention_has_the_layout_of_pytorchs_operator(rows: int, head_dim: int)
     expected = operator(query, key, key, None, False)[0]
     output = efficient_attention(query, key, key, mask)
     assert (output.shape, output.stride(), output.dtype) == (expected.shape, expected.stride(), expected.dtype)
+
+
+def test_pytorch_converts_boolean_masks_as_the_trace_does() -> None:
+    """The conversion is PyTorch's own on every device: two scalars and one mask, no negated copy."""
+    query, mask = torch.zeros(1, 2, 3, 16), torch.ones(1, 1, 3, 13, dtype=torch.bool)
+    key = torch.zeros(1, 2, 13, 16)
+    with torch.no_grad(), StorageTracker() as real:
+        torch.nn.functional.scaled_dot_product_attention(query, key, key, attn_mask=mask)
+    with torch.no_grad(), StorageTracker() as replaced:
+        efficient_attention(query, key, key, mask)
+    converting = [[(event.operator, event.num_bytes) for event in trace.events[:3]] for trace in (real, replaced)]
+    assert converting[0] == converting[1]
+    assert converting[0][2] == ("aten.where.self", 4 * 3 * 13)
 
 
 def test_attention_refuses_what_the_kernel_does_not_compute() -> None:
