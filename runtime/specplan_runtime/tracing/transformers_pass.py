@@ -71,7 +71,7 @@ def efficient_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attn_mask: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
@@ -86,7 +86,7 @@ def efficient_attention(
         query: [b, H, q, d].
         key: [b, H, S, d].
         value: [b, H, S, d].
-        attn_mask: bool or additive, broadcastable to [b, H, q, S].
+        attn_mask: bool or additive, broadcastable to [b, H, q, S]; without one PyTorch may take another kernel.
         dropout_p: must be 0.
         is_causal: must be False.
         scale: has no part in allocations.
@@ -98,7 +98,8 @@ def efficient_attention(
     Raises:
         UnsupportedError: a call that this kernel does not serve.
     """
-    if enable_gqa or is_causal or dropout_p > 0.0 or query.shape[-1] * query.itemsize % 16:
+    unaligned = query.shape[-1] * query.itemsize % 16 != 0
+    if attn_mask is None or enable_gqa or is_causal or dropout_p > 0.0 or unaligned:
         raise UnsupportedError("attention that the memory-efficient kernel does not compute")
     bias = attn_mask
     if bias.dtype == torch.bool:
