@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 from specplan.arch_checks import check_vocabularies
 from specplan.device import DeviceSpec
 from specplan.devices.resolve import resolve_device
@@ -16,6 +18,7 @@ from specplan.workload import Workload
 
 AUTO = "auto"
 _DEFAULT_CONTEXT = 4096
+_NEWEST_TRANSFORMERS = "5.23.0"
 _DEFAULT_TREE = "medusa-default"
 _SELF_SUFFICIENT = ("none", "ngram", "early_exit")
 _DEFAULT_MAX_SPECULATIVE_TOKENS = 16
@@ -39,6 +42,7 @@ def ask(
     num_speculative_tokens: int | None = None,
     tree: str | None = None,
     share_head: bool = False,
+    forward: str = "specplan",
 ) -> Question:
     """Resolve names and defaults; the arguments are the options of ``specplan analyze``.
 
@@ -54,11 +58,11 @@ def ask(
     memory = int(device.memory_bytes.value)
     if budget is not None and budget > memory:
         raise InputError(f"--budget {budget}: {device.name} has only {memory} bytes")
-    inputs = PlanInputs(target, draft_input, device, budget or memory, keep)
+    inputs = PlanInputs(target, draft_input, device, budget or memory, keep, None, _transformers_version(forward))
     return Question(
         inputs=inputs,
         workload=workload,
-        drafters=_drafters(drafter, draft_input, num_speculative_tokens),
+        drafters=_drafters(drafter, draft_input, num_speculative_tokens, forward),
         alpha=alpha,
         num_speculative_tokens=num_speculative_tokens,
         max_speculative_tokens=_DEFAULT_MAX_SPECULATIVE_TOKENS,
@@ -69,7 +73,19 @@ def ask(
     )
 
 
-def _drafters(drafter: str, draft: ModelInput | None, num_speculative_tokens: int | None) -> tuple[Drafter, ...]:
+def _transformers_version(forward: str) -> str | None:
+    """The installed version, or the newest whose memory is known: its forward decides the workspace."""
+    if forward != "transformers":
+        return None
+    try:
+        return importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        return _NEWEST_TRANSFORMERS
+
+
+def _drafters(
+    drafter: str, draft: ModelInput | None, num_speculative_tokens: int | None, forward: str
+) -> tuple[Drafter, ...]:
     if drafter == "draft_model" and draft is None:
         raise InputError("--drafter draft_model needs --draft with the draft model")
     if drafter == "none" and num_speculative_tokens is not None:
@@ -77,7 +93,8 @@ def _drafters(drafter: str, draft: ModelInput | None, num_speculative_tokens: in
     if draft is not None and drafter not in (AUTO, "draft_model"):
         raise InputError(f"--draft is of no use with --drafter {drafter}")
     if drafter == AUTO:
-        return tuple(name for name in DRAFTERS if name in _SELF_SUFFICIENT or (name == "draft_model" and draft))
+        own = ("none", "ngram") if forward == "transformers" else _SELF_SUFFICIENT
+        return tuple(name for name in DRAFTERS if name in own or (name == "draft_model" and draft))
     return ("none", *(name for name in DRAFTERS if name == drafter and name != "none"))
 
 

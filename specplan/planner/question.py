@@ -126,6 +126,9 @@ def notes(question: Question) -> tuple[str, ...]:
             found.append(
                 f"the runtime does not run {model.arch.model_type}{of}: a plan for reading, its workspace modelled"
             )
+    if question.inputs.transformers_version is not None:
+        version = question.inputs.transformers_version
+        found.append(f"workspace of the forward of transformers {version}, which the runtime does not run yet")
     if any(drafter in HEAD_DRAFTERS for drafter in question.drafters):
         found.append("the runtime does not load heads yet: a plan for reading")
     return tuple(found)
