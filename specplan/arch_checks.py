@@ -28,6 +28,16 @@ _LIMITS = {
     "rotary_dim": 1 << 14,
 }
 _MAX_SIZE = 1 << 20
+#: What layers of a type need beyond what every model has.
+_NEEDS = {
+    "latent_attention": "latent",
+    "linear_attention": "linear_attention",
+    "mamba": "mamba",
+    "hybrid": "mamba",
+    "sliding_attention": "sliding_window",
+    "moe": "moe",
+    "dense": "intermediate_size",
+}
 _MAY_BE_ZERO = ("q_lora_rank", "shared_intermediate_size", "dt_rank", "num_heads", "num_groups")
 _POSITIVE_NUMBERS = (
     "rms_norm_eps",
@@ -76,18 +86,10 @@ def _check_layers(arch: ModelArch, where: str) -> None:
     for field in ("layer_types", "mlp_types"):
         if len(getattr(arch, field)) != arch.num_hidden_layers:
             raise InputError(f"{where}: {field} has {len(getattr(arch, field))} entries, expected one per layer")
-    needs = {
-        "latent_attention": arch.latent,
-        "linear_attention": arch.linear_attention,
-        "mamba": arch.mamba,
-        "hybrid": arch.mamba,
-        "sliding_attention": arch.sliding_window,
-        "moe": arch.moe,
-        "dense": arch.intermediate_size or None,
-    }
     for layer in dict.fromkeys((*arch.layer_types, *arch.mlp_types)):
-        if layer in needs and needs[layer] is None:
-            raise InputError(f"{where}: has layers of type {layer} and does not say their sizes")
+        field = _NEEDS.get(layer)
+        if field is not None and getattr(arch, field) in (None, 0):
+            raise InputError(f"{where}: layers of type {layer} need {field}, which is {getattr(arch, field)}")
     if not 0 <= arch.intermediate_size <= _MAX_SIZE:
         raise InputError(f"{where}: intermediate_size is {arch.intermediate_size}, expected up to {_MAX_SIZE}")
     for part in (arch.moe, arch.latent, arch.linear_attention, arch.mamba):

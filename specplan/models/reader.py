@@ -7,6 +7,9 @@ from typing import Any
 
 from specplan.errors import InputError
 
+#: No width of a model is larger.
+MAX_SIZE = 1 << 20
+
 
 class ConfigReader:
     """Typed access to a config whose every error names the file and the field."""
@@ -25,6 +28,22 @@ class ConfigReader:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{self.where}: {field} is {value!r}, expected an integer")
         return value
+
+    def size(self, field: str, default: int | None = None, *, least: int = 1, most: int = MAX_SIZE) -> int:
+        """A whole number from ``least`` to ``most``."""
+        value = self.integer(field, default)
+        if not least <= value <= most:
+            raise InputError(f"{self.where}: {field} is {value}, expected {least} to {most}")
+        return value
+
+    def layers(self, field: str, num_layers: int) -> tuple[int, ...]:
+        """Numbers of layers; none where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(type(entry) is int and 0 <= entry < num_layers for entry in value):
+            raise InputError(f"{self.where}: {field} is {value!r}, expected numbers of layers, 0 to {num_layers - 1}")
+        return tuple(value)
 
     def number(self, field: str, default: float) -> float:
         """A real number; ``default`` where the field is absent or null."""
