@@ -87,9 +87,9 @@ def _check_layers(arch: ModelArch, where: str) -> None:
         if len(getattr(arch, field)) != arch.num_hidden_layers:
             raise InputError(f"{where}: {field} has {len(getattr(arch, field))} entries, expected one per layer")
     for layer in dict.fromkeys((*arch.layer_types, *arch.mlp_types)):
-        field = _NEEDS.get(layer)
-        if field is not None and getattr(arch, field) in (None, 0):
-            raise InputError(f"{where}: layers of type {layer} need {field}, which is {getattr(arch, field)}")
+        need = _NEEDS.get(layer)
+        if need is not None and getattr(arch, need) in (None, 0):
+            raise InputError(f"{where}: layers of type {layer} need {need}, which is {getattr(arch, need)}")
     if not 0 <= arch.intermediate_size <= _MAX_SIZE:
         raise InputError(f"{where}: intermediate_size is {arch.intermediate_size}, expected up to {_MAX_SIZE}")
     for part in (arch.moe, arch.latent, arch.linear_attention, arch.mamba):
@@ -104,7 +104,7 @@ def _check_part(part: MoeArch | LatentArch | LinearAttentionArch | MambaArch, wh
         if not isinstance(value, bool) and not least <= value <= _MAX_SIZE:
             raise InputError(f"{where}: {field.name} is {value}, expected {least} to {_MAX_SIZE}")
     if isinstance(part, MoeArch) and part.num_experts_per_tok > part.num_experts:
-        raise InputError(f"{where}: {part.num_experts_per_tok} experts per token of {part.num_experts}")
+        raise InputError(f"{where}: num_experts_per_tok is {part.num_experts_per_tok}, of {part.num_experts} experts")
 
 
 def check_vocabularies(target: ModelArch, draft: ModelArch, where: str) -> None:

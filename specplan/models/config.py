@@ -118,7 +118,9 @@ def _head_dim(reader: ConfigReader, family: Family, hidden: int, heads: int) -> 
 
 
 def _key_value_heads(reader: ConfigReader, family: Family, heads: int) -> int:
-    return heads if family.multi_head else _or_default(reader, "num_key_value_heads", family.default_kv_heads, heads)
+    if family.multi_head or family.mixer == "latent":
+        return heads
+    return _or_default(reader, "num_key_value_heads", family.default_kv_heads, heads)
 
 
 def _bias(reader: ConfigReader, family: Family, fixed: bool | None) -> bool:

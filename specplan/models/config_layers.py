@@ -46,18 +46,18 @@ def _all(reader: ConfigReader, layer: LayerType) -> tuple[LayerType, ...]:
     return (layer,) * num_layers_of(reader)
 
 
-def _listed(reader: ConfigReader, spellings: Mapping[str, LayerType]) -> tuple[LayerType, ...] | None:
-    types = reader.config.get("layer_types")
-    if types is None:
-        types = reader.config.get("layers_block_type")
+def _listed(
+    reader: ConfigReader, spellings: Mapping[str, LayerType], field: str = "layer_types"
+) -> tuple[LayerType, ...] | None:
+    types = reader.config.get(field)
     if types is None:
         return None
     layers = num_layers_of(reader)
     if not isinstance(types, list) or len(types) != layers:
-        raise InputError(f"{reader.where}: layer_types must be a list of {layers} entries, one per layer")
+        raise InputError(f"{reader.where}: {field} must be a list of {layers} entries, one per layer")
     unknown = [entry for entry in types if not isinstance(entry, str) or entry not in spellings]
     if unknown:
-        raise InputError(f"{reader.where}: layer_types has {unknown[0]!r}, expected one of {', '.join(spellings)}")
+        raise InputError(f"{reader.where}: {field} has {unknown[0]!r}, expected one of {', '.join(spellings)}")
     return tuple(spellings[entry] for entry in types)
 
 
@@ -81,8 +81,8 @@ def _windowed_layers(reader: ConfigReader, family: Family) -> tuple[LayerType, .
         return _all(reader, "sliding_attention")
     if family.windows == "if_used":
         layers = num_layers_of(reader)
-        first = min(layers, reader.size("max_window_layers", 28, least=0))
-        return ("full_attention",) * first + ("sliding_attention",) * (layers - first)
+        first = reader.size("max_window_layers", 28, least=0)
+        return tuple("full_attention" if index < first else "sliding_attention" for index in range(layers))
     if family.windows == "alternate":
         return _every(reader, "layer_types", 2, "sliding_attention")
     pattern = reader.integer("sliding_window_pattern", reader.integer("_sliding_window_pattern", 6))
@@ -94,11 +94,14 @@ def _mamba_layers(reader: ConfigReader, family: Family) -> tuple[LayerType, ...]
     if family.model_type == "falcon_h1":
         return _all(reader, "hybrid")
     if family.model_type == "granitemoehybrid":
-        return _listed(reader, _SPELLINGS["mamba"]) or _all(reader, "mamba")
+        listed, other = (_listed(reader, _SPELLINGS["mamba"], name) for name in ("layer_types", "layers_block_type"))
+        if listed and other and listed != other:
+            raise InputError(f"{reader.where}: layer_types and layers_block_type differ")
+        return listed or other or _all(reader, "mamba")
     if family.model_type == "jamba":
         hits = _hits(reader, "attn_layer", 8, 4)
     else:
-        hits = set(reader.layers("attn_layer_indices", layers))
+        hits = set(reader.layers("attn_layer_indices"))
     return tuple("full_attention" if index in hits else "mamba" for index in range(layers))
 
 
@@ -117,18 +120,19 @@ def mlp_types(reader: ConfigReader, family: Family) -> tuple[MlpType, ...]:
         UnsupportedError: experts in every other layer of a DeepSeek model, which libraries read in two ways.
     """
     layers = num_layers_of(reader)
-    if moe_of(reader, family) is None:
-        return ("dense",) * layers
+    only: MlpType = "dense" if moe_of(reader, family) is None else "moe"
+    if only == "dense":
+        return (only,) * layers
     if family.experts == "deepseek":
         default = 3 if family.model_type == "deepseek_v3" else 0
-        first = min(layers, reader.size("first_k_dense_replace", default, least=0))
+        first = reader.size("first_k_dense_replace", default, least=0)
         if reader.integer("moe_layer_freq", 1) != 1:
             raise UnsupportedError(f"{reader.where}: moe_layer_freq {reader.config['moe_layer_freq']} is not supported")
-        return ("dense",) * first + ("moe",) * (layers - first)
+        return tuple("dense" if index < first else "moe" for index in range(layers))
     if family.experts == "jamba":
         hits = _hits(reader, "expert_layer", 2, 1)
         return tuple("moe" if index in hits else "dense" for index in range(layers))
     if family.experts == "qwen":
-        step, dense = reader.size("decoder_sparse_step", 1), set(reader.layers("mlp_only_layers", layers))
+        step, dense = reader.size("decoder_sparse_step", 1), set(reader.layers("mlp_only_layers"))
         return tuple("dense" if index in dense or (index + 1) % step else "moe" for index in range(layers))
-    return ("moe",) * layers
+    return (only,) * layers

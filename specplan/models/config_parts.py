@@ -21,7 +21,7 @@ def moe_of(reader: ConfigReader, family: Family) -> MoeArch | None:
     if family.experts in ("mixtral", "gpt_oss"):
         biased = family.experts == "gpt_oss"
         return MoeArch(
-            num_experts=_num_experts(reader),
+            num_experts=_num_experts(reader, "num_local_experts", "num_experts"),
             num_experts_per_tok=_per_token(reader, reader.integer("experts_per_token", 4 if biased else 2)),
             moe_intermediate_size=reader.size("intermediate_size"),
             router_bias=biased,
@@ -32,12 +32,12 @@ def moe_of(reader: ConfigReader, family: Family) -> MoeArch | None:
     if family.experts == "deepseek":
         return _deepseek(reader, family)
     if family.experts == "jamba":
-        num_experts = reader.size("num_experts", 16, least=0, most=_MAX_EXPERTS)
+        num_experts = _num_experts(reader, "num_experts", "num_local_experts", default=16, least=0)
         size = reader.size("intermediate_size")
         return MoeArch(num_experts, _per_token(reader, 2), size) if num_experts > 1 else None
     if family.experts == "granite" and reader.size("num_local_experts", least=0, most=_MAX_EXPERTS) > 0:
         return MoeArch(
-            num_experts=_num_experts(reader),
+            num_experts=reader.size("num_local_experts", most=_MAX_EXPERTS),
             num_experts_per_tok=_per_token(reader),
             moe_intermediate_size=reader.size("intermediate_size"),
             shared_intermediate_size=reader.size("shared_intermediate_size"),
@@ -45,11 +45,13 @@ def moe_of(reader: ConfigReader, family: Family) -> MoeArch | None:
     return None
 
 
-def _num_experts(reader: ConfigReader) -> int:
-    """Under either of its names: transformers 5 writes one for the other."""
-    names = ("num_experts", "num_local_experts")
-    named = next((name for name in names if reader.config.get(name) is not None), names[0])
-    return reader.size(named, most=_MAX_EXPERTS)
+def _num_experts(reader: ConfigReader, *names: str, default: int | None = None, least: int = 1) -> int:
+    """Under any of its names: transformers 5 writes one for the other."""
+    given = [name for name in names if reader.config.get(name) is not None] or [names[0]]
+    counts = [reader.size(name, default, least=least, most=_MAX_EXPERTS) for name in given]
+    if len(set(counts)) > 1:
+        raise InputError(f"{reader.where}: {given[0]} is {counts[0]} and {given[1]} {counts[1]}")
+    return counts[0]
 
 
 def _per_token(reader: ConfigReader, default: int | None = None) -> int:
@@ -60,7 +62,7 @@ def _qwen(reader: ConfigReader, family: Family) -> MoeArch:
     """The shared expert and its gate exist in Qwen3-Next only."""
     shared = family.mixer == "linear"
     return MoeArch(
-        num_experts=_num_experts(reader),
+        num_experts=_num_experts(reader, "num_experts", "num_local_experts"),
         num_experts_per_tok=_per_token(reader),
         moe_intermediate_size=reader.size("moe_intermediate_size"),
         shared_intermediate_size=reader.size("shared_expert_intermediate_size", 512, least=0) if shared else 0,
@@ -73,7 +75,7 @@ def _deepseek(reader: ConfigReader, family: Family) -> MoeArch:
     third = family.model_type == "deepseek_v3"
     size = reader.size("moe_intermediate_size")
     return MoeArch(
-        num_experts=reader.size("n_routed_experts", most=_MAX_EXPERTS),
+        num_experts=_num_experts(reader, "n_routed_experts", "num_experts", "num_local_experts"),
         num_experts_per_tok=_per_token(reader),
         moe_intermediate_size=size,
         shared_intermediate_size=size * reader.size("n_shared_experts", least=0, most=_MAX_EXPERTS),
@@ -136,7 +138,7 @@ def mamba_of(reader: ConfigReader, family: Family) -> MambaArch | None:
         reader.size("mamba_d_state", 256),
         kernel,
         num_heads=_heads(reader, inner),
-        num_groups=reader.size("mamba_n_groups", 1),
+        num_groups=_groups(reader),
         conv_bias=conv_bias,
         proj_bias=proj_bias,
         inner_norm=reader.flag("mamba_rms_norm", False) if falcon else True,
@@ -159,3 +161,10 @@ def _heads(reader: ConfigReader, inner: int) -> int:
     if heads * width != inner:
         raise InputError(f"{reader.where}: mamba_n_heads {heads} of mamba_d_head {width} are not {inner} channels")
     return heads
+
+
+def _groups(reader: ConfigReader) -> int:
+    heads, groups = reader.size("mamba_n_heads", 128), reader.size("mamba_n_groups", 1)
+    if heads % groups:
+        raise InputError(f"{reader.where}: mamba_n_heads {heads} is not a multiple of mamba_n_groups {groups}")
+    return groups

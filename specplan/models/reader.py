@@ -36,13 +36,13 @@ class ConfigReader:
             raise InputError(f"{self.where}: {field} is {value}, expected {least} to {most}")
         return value
 
-    def layers(self, field: str, num_layers: int) -> tuple[int, ...]:
-        """Numbers of layers; none where the field is absent or null."""
+    def layers(self, field: str) -> tuple[int, ...]:
+        """Numbers of layers, as in configs that were cut shorter perhaps beyond the last; none where absent or null."""
         value = self.config.get(field)
         if value is None:
             return ()
-        if not isinstance(value, list) or not all(type(entry) is int and 0 <= entry < num_layers for entry in value):
-            raise InputError(f"{self.where}: {field} is {value!r}, expected numbers of layers, 0 to {num_layers - 1}")
+        if not isinstance(value, list) or not all(type(entry) is int and entry >= 0 for entry in value):
+            raise InputError(f"{self.where}: {field} is {value!r}, expected a list of layers")
         return tuple(value)
 
     def number(self, field: str, default: float) -> float:
@@ -58,10 +58,10 @@ class ConfigReader:
             raise InputError(f"{self.where}: {field} is beyond any float") from None
 
     def flag(self, field: str, default: bool) -> bool:
-        """A boolean; ``default`` where the field is absent or null."""
-        value = self.config.get(field)
-        if value is None:
-            return default
+        """A boolean; ``default`` where the field is absent. Null is no: refused where absent means yes."""
+        value = self.config.get(field, default)
+        if value is None and not default:
+            return False
         if not isinstance(value, bool):
             raise InputError(f"{self.where}: {field} is {value!r}, expected true or false")
         return value
