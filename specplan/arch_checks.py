@@ -25,7 +25,6 @@ _LIMITS = {
     "head_dim": 1 << 14,
     "vocab_size": 1 << 24,
     "max_position_embeddings": 1 << 28,
-    "rotary_dim": 1 << 14,
 }
 _MAX_SIZE = 1 << 20
 #: What layers of a type need beyond what every model has.
@@ -67,9 +66,9 @@ def check_sizes(arch: ModelArch, where: str) -> None:
             f"{where}: num_attention_heads {arch.num_attention_heads} is not a multiple of "
             f"num_key_value_heads {arch.num_key_value_heads}"
         )
-    if arch.head_dim % 2 or arch.rotary_dim % 2 or arch.rotary_dim > arch.head_dim:
+    if arch.head_dim % 2 or arch.rotary_dim % 2 or not 1 <= arch.rotary_dim <= arch.head_dim:
         raise InputError(
-            f"{where}: head_dim is {arch.head_dim}, {arch.rotary_dim} of it rotated: expected even numbers"
+            f"{where}: head_dim is {arch.head_dim}, rotary_dim {arch.rotary_dim}: expected even numbers above 0"
         )
     for field in _POSITIVE_NUMBERS:
         value = getattr(arch, field)

@@ -59,11 +59,11 @@ def read_config(config: Any, where: str) -> ModelArch:
         norm_offset=family.norm_offset,
         norm_placement=_norm_placement(reader, family),
         hidden_act=_activation(reader, family),
-        rms_norm_eps=reader.number("rms_norm_eps", reader.number("layer_norm_eps", family.default_epsilon)),
+        rms_norm_eps=reader.positive("rms_norm_eps", reader.positive("layer_norm_eps", family.default_epsilon)),
         rope_theta=rope_theta(reader, rope, family),
         local_rope_theta=local_rope_theta(reader, family),
         rotary_dim=rotary_dim(reader, rope, family, head_dim),
-        rope_scaling=rope_scaling(rope, where),
+        rope_scaling=rope_scaling(rope),
         attention_multiplier=_attention_multiplier(reader, family),
         attention_softcap=_softcap(reader, "attn_logit_softcapping", family, 50.0),
         logit_softcap=_softcap(reader, "final_logit_softcapping", family, 30.0),
@@ -142,13 +142,10 @@ def _norm_placement(reader: ConfigReader, family: Family) -> Literal["pre", "pos
 
 def _attention_multiplier(reader: ConfigReader, family: Family) -> float | None:
     if family.model_type == "granitemoehybrid":
-        return reader.number("attention_multiplier", 1.0)
+        return reader.positive("attention_multiplier", 1.0)
     if family.norm_placement != "sandwich":
         return None
-    scalar = reader.number("query_pre_attn_scalar", 256.0)
-    if not 0 < scalar < 1e6:
-        raise InputError(f"{reader.where}: query_pre_attn_scalar is {scalar!r}, expected a positive number")
-    return float(scalar**-0.5)
+    return float(reader.positive("query_pre_attn_scalar", 256.0) ** -0.5)
 
 
 def _softcap(reader: ConfigReader, field: str, family: Family, default: float) -> float | None:
@@ -156,7 +153,7 @@ def _softcap(reader: ConfigReader, field: str, family: Family, default: float) -
     absent = default if family.model_type == "gemma2" else None
     if family.norm_placement != "sandwich" or reader.config.get(field, absent) is None:
         return None
-    return reader.number(field, default)
+    return reader.positive(field, default)
 
 
 def _window(reader: ConfigReader, family: Family) -> int:
@@ -164,9 +161,10 @@ def _window(reader: ConfigReader, family: Family) -> int:
 
 
 def _activation(reader: ConfigReader, family: Family) -> str:
-    name = reader.text("hidden_activation", reader.text("hidden_act", family.activations[0]))
+    field = "hidden_activation" if family.norm_placement == "sandwich" else "hidden_act"
+    name = reader.text(field, family.activations[0])
     if name not in family.activations:
-        raise UnsupportedError(f"{reader.where}: activation {name!r} is not supported for {family.model_type}")
+        raise UnsupportedError(f"{reader.where}: {field} {name!r} is not supported for {family.model_type}")
     return name
 
 
@@ -177,6 +175,6 @@ def _dtype(config: Mapping[str, Any]) -> str | None:
 
 def _token_ids(value: Any, where: str) -> tuple[int, ...]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-        raise InputError(f"{where}: eos_token_id is {value!r}, expected integers")
+    if not all(type(token) is int and abs(token) < 1 << 31 for token in ids):
+        raise InputError(f"{where}: eos_token_id is {value!r}, expected token ids")
     return tuple(ids)

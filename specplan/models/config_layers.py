@@ -54,7 +54,7 @@ def _listed(
         return None
     layers = num_layers_of(reader)
     if not isinstance(types, list) or len(types) != layers:
-        raise InputError(f"{reader.where}: {field} must be a list of {layers} entries, one per layer")
+        raise InputError(f"{reader.where}: {field} is not a list of {layers} entries, as num_hidden_layers says")
     unknown = [entry for entry in types if not isinstance(entry, str) or entry not in spellings]
     if unknown:
         raise InputError(f"{reader.where}: {field} has {unknown[0]!r}, expected one of {', '.join(spellings)}")

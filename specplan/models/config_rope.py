@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from specplan.arch import RopeScaling
 from specplan.errors import InputError, UnsupportedError
@@ -19,67 +19,71 @@ _PLANNED_SCALINGS: dict[str, Literal["yarn", "longrope", "dynamic"]] = {
 }
 
 
-def rope_parameters(reader: ConfigReader) -> Mapping[str, Any]:
+def rope_parameters(reader: ConfigReader) -> ConfigReader:
     """The rope fields, under their name before transformers 5 (rope_scaling) or since (rope_parameters)."""
-    rope = reader.config.get("rope_parameters") or reader.config.get("rope_scaling") or {}
+    field = "rope_parameters" if reader.config.get("rope_parameters") else "rope_scaling"
+    rope = reader.config.get(field) or {}
+    if isinstance(rope, Mapping) and "full_attention" in rope:  # one set per layer type; global layers decide theta
+        field, rope = f"{field}.full_attention", rope["full_attention"]
     if not isinstance(rope, Mapping):
-        raise InputError(f"{reader.where}: rope_scaling is {rope!r}, expected an object")
-    if "full_attention" in rope:  # one set per layer type; global layers decide theta
-        rope = rope["full_attention"]
-    if not isinstance(rope, Mapping):
-        raise InputError(f"{reader.where}: rope_parameters.full_attention is {rope!r}, expected an object")
-    return rope
+        raise InputError(f"{reader.where}: {field} is {rope!r}, expected an object")
+    return ConfigReader(rope, f"{reader.where}: {field}")
 
 
-def rope_theta(reader: ConfigReader, rope: Mapping[str, Any], family: Family) -> float:
+def rope_theta(reader: ConfigReader, rope: ConfigReader, family: Family) -> float:
     """The base of the rotary frequencies."""
-    named = reader.number("rope_theta", reader.number("rotary_emb_base", family.default_rope_theta))
-    return ConfigReader(rope, reader.where).number("rope_theta", named)
+    named = reader.positive("rope_theta", reader.positive("rotary_emb_base", family.default_rope_theta))
+    return rope.positive("rope_theta", named)
 
 
 def local_rope_theta(reader: ConfigReader, family: Family) -> float | None:
     """Gemma 3's windowed layers have a base of their own."""
     if family.model_type != "gemma3_text":
         return None
-    local = reader.number("rope_local_base_freq", 10000.0)
+    local = reader.positive("rope_local_base_freq", 10000.0)
     rope = reader.config.get("rope_parameters")
     sliding = rope.get("sliding_attention") if isinstance(rope, Mapping) else None
     if isinstance(sliding, Mapping):
-        local = ConfigReader(sliding, f"{reader.where}: rope_parameters.sliding_attention").number("rope_theta", local)
+        where = f"{reader.where}: rope_parameters.sliding_attention"
+        local = ConfigReader(sliding, where).positive("rope_theta", local)
     return local
 
 
-def rotary_dim(reader: ConfigReader, rope: Mapping[str, Any], family: Family, head_dim: int) -> int:
+def rotary_dim(reader: ConfigReader, rope: ConfigReader, family: Family, head_dim: int) -> int:
     """Some families rotate only the front of each head."""
-    share = reader.number("partial_rotary_factor", reader.number("rotary_pct", family.default_rotary_factor))
-    share = ConfigReader(rope, reader.where).number("partial_rotary_factor", share)
+    share = _share(reader, "rotary_pct", family.default_rotary_factor)
+    share = _share(reader, "partial_rotary_factor", share)
+    return int(head_dim * _share(rope, "partial_rotary_factor", share))
+
+
+def _share(reader: ConfigReader, field: str, default: float) -> float:
+    share = reader.number(field, default)
     if not 0 < share <= 1:
-        raise InputError(f"{reader.where}: partial_rotary_factor is {share!r}, expected a share above 0, at most 1")
-    return int(head_dim * share)
+        raise InputError(f"{reader.where}: {field} is {share!r}, expected a share above 0, at most 1")
+    return share
 
 
-def rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
+def rope_scaling(rope: ConfigReader) -> RopeScaling | None:
     """How the frequencies are scaled, None for plain ones.
 
     Raises:
         InputError: a mistyped field.
         UnsupportedError: an unknown kind.
     """
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = rope.config.get("rope_type", rope.config.get("type", "default"))
     if kind == "default":
         return None
-    reader = ConfigReader(rope, f"{where}: rope_scaling")
     if kind == "linear":
-        return RopeScaling("linear", reader.number("factor", 1.0))
+        return RopeScaling("linear", rope.positive("factor", 1.0))
     if kind == "llama3":
         return RopeScaling(
             "llama3",
-            reader.number("factor", 8.0),
-            reader.number("low_freq_factor", 1.0),
-            reader.number("high_freq_factor", 4.0),
-            reader.integer("original_max_position_embeddings", 8192),
+            rope.positive("factor", 8.0),
+            rope.positive("low_freq_factor", 1.0),
+            rope.positive("high_freq_factor", 4.0),
+            rope.size("original_max_position_embeddings", 8192, most=1 << 28),
         )
     if isinstance(kind, str) and kind in _PLANNED_SCALINGS:
-        return RopeScaling(_PLANNED_SCALINGS[kind], reader.number("factor", 1.0))
+        return RopeScaling(_PLANNED_SCALINGS[kind], rope.positive("factor", 1.0))
     known = ", ".join(("default", "linear", "llama3", *_PLANNED_SCALINGS))
-    raise UnsupportedError(f"{where}: rope type {kind!r} is not supported: one of {known}")
+    raise UnsupportedError(f"{rope.where}: rope type {kind!r} is not supported: one of {known}")

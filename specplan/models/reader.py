@@ -7,8 +7,9 @@ from typing import Any
 
 from specplan.errors import InputError
 
-#: No width of a model is larger.
+#: No width of a model is larger, no frequency or factor either.
 MAX_SIZE = 1 << 20
+MAX_NUMBER = 1e15
 
 
 class ConfigReader:
@@ -56,6 +57,13 @@ class ConfigReader:
             return float(value)
         except OverflowError:
             raise InputError(f"{self.where}: {field} is beyond any float") from None
+
+    def positive(self, field: str, default: float) -> float:
+        """A real number above 0, within reason."""
+        value = self.number(field, default)
+        if not 0 < value < MAX_NUMBER:
+            raise InputError(f"{self.where}: {field} is {value!r}, expected a positive number")
+        return value
 
     def flag(self, field: str, default: bool) -> bool:
         """A boolean; ``default`` where the field is absent. Null is no: refused where absent means yes."""
