@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 
 from specplan.arch import ModelArch
+from specplan.errors import InputError
 from specplan.speculation import Chain, Tree
 
 #: Tokens that published EAGLE-3 heads propose: the most frequent ones of the target's vocabulary.
 EAGLE3_VOCAB_SIZE = 32000
+_MAX_SIZE = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,22 @@ def published_heads(drafter: str, arch: ModelArch, shape: Chain | Tree, shares_h
             own_embedding=False,
         )
     return MtpLayer(1) if drafter == "mtp" else None
+
+
+def check_heads(heads: Heads, shape: Chain | Tree, where: str) -> None:
+    """Refuse absurd sizes, and Medusa heads that are too few for what they draft.
+
+    Raises:
+        InputError: names the field.
+    """
+    for field in dataclasses.fields(heads):
+        value = getattr(heads, field.name)
+        if not isinstance(value, bool) and not 1 <= value <= _MAX_SIZE:
+            raise InputError(f"{where}: {field.name} is {value}, expected 1 to {_MAX_SIZE}")
+    if isinstance(heads, MedusaHeads) and (heads.num_heads < shape.depth or heads.topk < shape.topk):
+        raise InputError(f"{where}: {heads.num_heads} heads with {heads.topk} tokens each are too few for the tree")
+    if isinstance(heads, Eagle3Head) and (heads.num_attention_heads % heads.num_key_value_heads or heads.head_dim % 2):
+        raise InputError(f"{where}: num_attention_heads, num_key_value_heads or head_dim do not go together")
 
 
 def head_layer(heads: Eagle3Head | MtpLayer, target: ModelArch) -> ModelArch:

@@ -9,7 +9,10 @@ from typing import Any
 from specplan.arch_checks import MAX_BUDGET_BYTES, check_kernels, check_sizes, check_vocabularies
 from specplan.dtypes import float_bytes, weight_format
 from specplan.errors import InputError, UnsupportedError
+from specplan.heads import Eagle3Head, MedusaHeads, MtpLayer, check_heads
 from specplan.plan import Plan
+from specplan.speculation import HEAD_DRAFTERS, Tree
+from specplan.trees import checked_tree
 
 
 def check_plan_values(plan: Plan, where: str) -> None:
@@ -47,7 +50,7 @@ def _ranges(plan: Plan) -> tuple[tuple[str, float, float, float], ...]:
     return (
         ("workload.context", workload.context, 1, 1 << 24),
         ("workload.batch_size", workload.batch_size, 1, 4096),
-        ("speculation.shape.num_speculative_tokens", speculation.num_draft_nodes, 0, 1024),
+        ("speculation.shape", speculation.num_draft_nodes, 0, 1024),
         ("speculation.prefill_chunk", speculation.prefill_chunk, 1, 1 << 20),
         ("speculation.logits_rows", speculation.logits_rows, 2, 1 << 20),
         ("speculation.num_exit_layers", speculation.num_exit_layers, 0, plan.inputs.target.arch.num_hidden_layers),
@@ -75,7 +78,16 @@ def _check_drafter(plan: Plan, where: str) -> None:
     speculation = plan.speculation
     drafter, gamma = speculation.drafter, speculation.num_draft_nodes
     if (drafter == "none") != (gamma == 0):
-        raise InputError(f"{where}: speculation.drafter is {drafter} with num_speculative_tokens {gamma}")
+        raise InputError(f"{where}: speculation.drafter is {drafter} with {gamma} drafted tokens")
+    if isinstance(speculation.shape, Tree):
+        checked_tree(speculation.shape.nodes, f"{where}: speculation.shape")
+        if drafter not in HEAD_DRAFTERS:
+            raise InputError(f"{where}: speculation.drafter {drafter} drafts chains, found a tree")
+    kinds = {"medusa": MedusaHeads, "eagle3": Eagle3Head, "mtp": MtpLayer}
+    if not isinstance(plan.inputs.heads, kinds.get(drafter, type(None))):
+        raise InputError(f"{where}: speculation.drafter {drafter} and inputs.heads contradict each other")
+    if plan.inputs.heads is not None:
+        check_heads(plan.inputs.heads, speculation.shape, f"{where}: inputs.heads")
     if (drafter == "draft_model") != (plan.inputs.draft is not None):
         raise InputError(f"{where}: speculation.drafter {drafter} and inputs.draft contradict each other")
     if (drafter == "early_exit") != (speculation.num_exit_layers > 0):

@@ -9,6 +9,7 @@ from typing import Any
 
 from specplan.atomic import write_atomically
 from specplan.errors import InputError
+from specplan.json_input import read_json
 from specplan.plan import SCHEMA_VERSION, Plan
 from specplan.plan_checks import check_plan_values
 from specplan.strict import decode, encode
@@ -69,25 +70,3 @@ def _canonical(data: Any) -> str:
 
 def _sha256(data: Any) -> str:
     return hashlib.sha256(_canonical(data).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def read_json(path: Path, what: str, max_bytes: int) -> Any:
-    """Read a JSON file of limited size.
-
-    Raises:
-        InputError: missing, unreadable, too large, or not JSON (with line and column).
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is not a regular file, expected a {what}")
-        if path.stat().st_size > max_bytes:
-            raise InputError(f"{path}: {what} of {path.stat().st_size} bytes, expected at most {max_bytes}")
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such {what} file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot read {what}: {error.strerror or error}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
-    except (ValueError, RecursionError):  # not UTF-8, absurdly long numbers, absurdly deep nesting
-        raise InputError(f"{path}: not a JSON {what}") from None

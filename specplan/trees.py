@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specplan.errors import InputError
-from specplan.planfile import read_json
+from specplan.json_input import read_json
 from specplan.profiles import find_profile, read_profile, unknown_profile
 from specplan.speculation import Tree
 from specplan.strict import decode
@@ -66,9 +66,7 @@ def checked_tree(nodes: tuple[tuple[int, ...], ...], where: str) -> Tree:
     known: set[tuple[int, ...]] = {()}
     for index, path in enumerate(nodes):
         if not path or len(path) > MAX_DEPTH or not all(0 <= rank < _MAX_RANK for rank in path):
-            raise InputError(
-                f"{where}: nodes[{index}] is {list(path)}, expected ranks from 0, at most {MAX_DEPTH} deep"
-            )
+            raise InputError(f"{where}: nodes[{index}] is {list(path)}, expected 1 to {MAX_DEPTH} ranks from 0")
         if path in known:
             raise InputError(f"{where}: nodes[{index}] {list(path)} is there twice")
         if path[:-1] not in known:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hypothesis import strategies as st
 
 from specplan.arch import LatentArch, LayerType, LinearAttentionArch, MambaArch, MlpType, ModelArch, MoeArch
+from specplan.speculation import Tree
 from tests.conftest import tiny_arch
 
 _PLACEMENTS: tuple[Literal["pre", "post", "sandwich", "parallel"], ...] = ("pre", "post", "sandwich", "parallel")
@@ -113,3 +114,14 @@ def any_archs(draw: st.DrawFn, /, **sizes: Any) -> ModelArch:
             inner_norm=draw(st.booleans()),
         ),
     )
+
+
+@st.composite
+def trees(draw: st.DrawFn, max_nodes: int = 12) -> Tree:
+    """A tree of proposals, parents before children."""
+    nodes: list[tuple[int, ...]] = []
+    for _ in range(draw(st.integers(1, max_nodes))):
+        parent = draw(st.sampled_from([(), *nodes]))
+        rank = sum(path[:-1] == parent for path in nodes)
+        nodes.append((*parent, rank))
+    return Tree(tuple(nodes))

@@ -248,7 +248,7 @@ def accept(engine: Engine, width: int, proposals: list[list[int]], uniform: Call
     params = SamplingParams(temperature=1.0)
     object.__setattr__(params, "uniform", uniform)
     span = Span([[0] * width for _ in proposals], [0] * len(proposals))
-    return [tokens for _, tokens in engine._accept(span, proposals, params)]
+    return [outcome.tokens for outcome in engine._accept(span, proposals, params).values()]
 
 
 FIRST: Units = (1, 0, 3)

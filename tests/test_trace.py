@@ -29,15 +29,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from specplan.formulas.memory import MemoryModel
+from specplan.heads import MedusaHeads
 from specplan.plan import Plan
-from specplan.speculation import Chain, Speculation
+from specplan.speculation import Chain, Speculation, Tree
 from specplan.workload import Workload
 from specplan_runtime.arena import Arena
 from specplan_runtime.engine import Engine
 from specplan_runtime.layout import place
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from tests.runtime_helpers import checkpoint, perturbed, plan_for, serve
-from tests.strategies import runnable_archs
+from tests.strategies import runnable_archs, trees
 
 DRAFTERS = ("none", "ngram", "early_exit", "draft_model")
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -264,16 +265,21 @@ WEIGHTS = st.sampled_from(["float32", "bfloat16", "float16", "int8"])
 
 @st.composite
 def random_plans(draw: st.DrawFn) -> Plan:
-    drafter = draw(st.sampled_from(DRAFTERS))
+    drafter = draw(st.sampled_from((*DRAFTERS, "medusa")))
     base = make_plan("draft_model", "float32", 1)
     inputs = base.inputs
     assert inputs.draft is not None
     target = dataclasses.replace(inputs.target, arch=draw(runnable_archs()))
     draft = dataclasses.replace(inputs.draft, arch=draw(runnable_archs())) if drafter == "draft_model" else None
     layers = target.arch.num_hidden_layers
+    shape: Chain | Tree = Chain(0 if drafter == "none" else draw(st.integers(0, 6)))
+    heads = None
+    if drafter == "medusa":
+        shape = draw(trees())
+        heads = MedusaHeads(shape.depth, draw(st.integers(1, 2)), draw(st.booleans()), shape.topk)
     speculation = Speculation(
         drafter=drafter,  # type: ignore[arg-type]
-        shape=Chain(0 if drafter == "none" else draw(st.integers(0, 6))),
+        shape=shape,
         num_exit_layers=draw(st.integers(1, layers)) if drafter == "early_exit" else 0,
         prefill_chunk=draw(st.integers(1, 80)),
         logits_rows=draw(st.integers(2, 40)),
@@ -283,7 +289,7 @@ def random_plans(draw: st.DrawFn) -> Plan:
     )
     plan = dataclasses.replace(
         base,
-        inputs=dataclasses.replace(inputs, target=target, draft=draft),
+        inputs=dataclasses.replace(inputs, target=target, draft=draft, heads=heads),
         workload=workload,
         speculation=speculation,
     )

@@ -88,8 +88,21 @@ class Attention:
             return None
         shape = (len(span.starts), span.num_tokens, length - first)
         hidden = work.mask[: span.num_rows * shape[2]].view(shape)
-        torch.gt(self._parameters.columns[first:length], self._row_positions(work, span), out=hidden)
+        if span.topology is None or span.topology.hidden is None:
+            torch.gt(self._parameters.columns[first:length], self._row_positions(work, span), out=hidden)
+        else:
+            self._fill_tree(hidden, span, span.topology.hidden, first)
         return Mask(first, hidden)
+
+    @staticmethod
+    def _fill_tree(hidden: torch.Tensor, span: Span, tree: torch.Tensor, first: int) -> None:
+        """All of the context is seen, of the tree only ancestors, nothing beyond."""
+        for sequence, start in enumerate(span.starts):
+            begin = start + 1 - first
+            end = begin + span.num_tokens - 1
+            hidden[sequence, :, :begin].fill_(False)
+            hidden[sequence, :, begin:end].copy_(tree[:, 1:])
+            hidden[sequence, :, end:].fill_(True)
 
     def _windowed(self, work: Workspace, span: Span) -> Mask | None:
         """Slots are used in turn: slot j holds the last position p ≤ e with p ≡ j, where e is the pass's last one."""

@@ -14,11 +14,14 @@ from specplan_runtime.arena import Arena
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.drafters.autoregressive import AutoregressiveDrafter
 from specplan_runtime.drafters.base import Drafter, NoDrafter
+from specplan_runtime.drafters.medusa import MedusaDrafter
 from specplan_runtime.drafters.ngram import NgramDrafter
+from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, place
 from specplan_runtime.loading.load import Progress, load_parameters
 from specplan_runtime.loading.sources import open_source
 from specplan_runtime.span import Span
+from specplan_runtime.topology import Topology, topology_of
 from specplan_runtime.workspace import Workspace
 
 
@@ -33,6 +36,7 @@ class Assembly:
         drafter: of the plan.
         workspaces: by phase.
         prefill_chunk: tokens per prefill pass.
+        topology: rows of the verify pass.
         eos_token_ids: tokens that end generation.
     """
 
@@ -42,6 +46,7 @@ class Assembly:
     drafter: Drafter
     workspaces: dict[str, Workspace]
     prefill_chunk: int
+    topology: Topology
     eos_token_ids: tuple[int, ...]
 
     def largest_kernel_output(self) -> int:
@@ -77,6 +82,7 @@ def assemble(plan: Plan, progress: Progress) -> Assembly:
         drafter=_drafter(plan, layout, decoders),
         workspaces=layout.workspaces,
         prefill_chunk=layout.workspaces["prefill_target"].shape.num_rows,
+        topology=topology_of(plan.speculation.shape, layout.tree),
         eos_token_ids=plan.inputs.target.arch.eos_token_ids,
     )
 
@@ -99,6 +105,8 @@ def warm_up(layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculat
         rows = shape.num_rows if phase == "verify" else shape.batch_size
         for _, logits in decoder.logits(work, None, rows):
             del logits
+    if layout.medusa is not None and layout.medusa_work is not None:
+        run_medusa(layout.medusa, layout.medusa_work)
 
 
 def _models(plan: Plan) -> list[ModelInput]:
@@ -122,6 +130,8 @@ def _drafter(plan: Plan, layout: Layout, decoders: tuple[Decoder, ...]) -> Draft
         return NoDrafter()
     if speculation.drafter == "ngram":
         return NgramDrafter(plan.workload.batch_size)
+    if layout.medusa is not None and layout.medusa_work is not None:
+        return MedusaDrafter(layout.medusa, layout.medusa_work, speculation.shape)
     early = speculation.drafter == "early_exit"
     assert layout.draft_probs is not None
     return AutoregressiveDrafter(

@@ -44,8 +44,7 @@ class Decoder:
             num_layers: layers to run; all of them when None.
         """
         ids = [token for tokens in span.tokens for token in tokens]
-        positions = [start + offset for start in span.starts for offset in range(span.num_tokens)]
-        work.write_tokens(ids, positions)
+        work.write_tokens(ids, span.positions)
         fed = max(span.num_rows, self._min_rows)
         self._embed(work, fed)
         self._attention.prepare(work, span, fed)
@@ -80,6 +79,26 @@ class Decoder:
             yield start, logits[start - first : num_rows - first]
             del logits
             start = first + tile
+
+    def compact(self, row: int, start: int, path: Sequence[int]) -> None:
+        """Move the keys and values of an accepted path behind the context: row r of a pass to its place in the path.
+
+        Rows only move towards the front and in order, so none is overwritten before it has moved.
+
+        Args:
+            row: cache row.
+            start: position of the pass's root.
+            path: accepted rows of the pass.
+        """
+        for depth, position in enumerate(path, start=1):
+            if position != depth:
+                for cache in (self.parameters.full.keys, self.parameters.full.values):
+                    cache[:, row, :, start + depth].copy_(cache[:, row, :, start + position])
+
+    def last_normalized(self, work: Workspace, row: int) -> torch.Tensor:
+        """The normalized hidden state [h] of a row whose logits were asked for, until the next pass."""
+        h = self.arch.hidden_size
+        return work.normed[row * h : (row + 1) * h]
 
     def _embed(self, work: Workspace, fed: int) -> None:
         table, hidden = self.parameters.embedding, work.hidden[:fed]

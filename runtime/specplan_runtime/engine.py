@@ -12,6 +12,7 @@ import torch
 from specplan import planfile
 from specplan.errors import InputError
 from specplan.plan import Plan
+from specplan_runtime.acceptance import Outcome, SampledAcceptance, accept_greedy
 from specplan_runtime.build import Assembly, assemble
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.loading.load import Progress
@@ -20,6 +21,7 @@ from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
 from specplan_runtime.stats import SpecStats, Timings
+from specplan_runtime.topology import chain_topology
 from specplan_runtime.workspace import Workspace
 
 
@@ -177,6 +179,7 @@ class Engine:
         last = prefill(self.assembly.target, work, chunk, sequence.row, sequence.tokens, cached)
         sequence.num_target_cached = len(sequence.tokens)
         token = self._next_token(work, last - 1, params)
+        self.drafter.observe(sequence.row, self.assembly.target.last_normalized(work, 0))
         emitted = sequence.emit([token], self.assembly.eos_token_ids, self.plan.workload.context)
         first = time.perf_counter()
         self.drafter.prefill(sequence)
@@ -195,7 +198,7 @@ class Engine:
         span = self._verify_span(proposals)
         self.assembly.target.forward(self.assembly.workspaces["verify"], span)
         outcomes = self._accept(span, proposals, params)
-        emitted = [(row, self._commit(row, proposals[row], tokens)) for row, tokens in outcomes]
+        emitted = [(row, self._commit(row, span, proposals[row], outcome)) for row, outcome in outcomes.items()]
         self.timings.record_step(time.perf_counter() - began, sum(len(tokens) for _, tokens in emitted))
         return emitted
 
@@ -232,11 +235,14 @@ class Engine:
             tokens.append(row + [0] * (width - len(row)))
             starts.append(0 if sequence is None else len(sequence.tokens) - 1)
         idle = frozenset(row for row, sequence in enumerate(self._rows) if sequence is None)
-        return Span(tokens, starts, idle=idle)
+        topology = self.assembly.topology
+        branches = topology.hidden is not None and width == topology.num_rows
+        return Span(tokens, starts, idle=idle, topology=topology if branches else None)
 
-    def _accept(self, span: Span, proposals: list[list[int]], params: SamplingParams) -> list[tuple[int, list[int]]]:
+    def _accept(self, span: Span, proposals: list[list[int]], params: SamplingParams) -> dict[int, Outcome]:
         """For each active row the accepted proposals and the target's own next token."""
         work, width = self.assembly.workspaces["verify"], span.num_tokens
+        topology = span.topology or chain_topology(width)
         active = [row for row, sequence in enumerate(self._rows) if sequence is not None]
         tiles = self.assembly.target.logits(work, None, span.num_rows)
         if params.greedy:
@@ -244,42 +250,34 @@ class Engine:
             for _, logits in tiles:
                 best += torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)]).tolist()
                 del logits  # an int8 head is about to allocate the next tile
-            return [(row, accept_greedy(proposals[row], best[row * width : (row + 1) * width])) for row in active]
-        sampler = RowSampler(work, params)
-        outcomes: dict[int, list[int]] = {row: [] for row in active}
-        settled: set[int] = set()
-        for first, logits in tiles:
-            for offset in range(len(logits)):
-                row, position = divmod(first + offset, width)
-                if row in outcomes and row not in settled:
-                    sampler.load(logits[offset])
-                    token, accepted = self._accept_sampled(sampler, proposals[row], row, position)
-                    outcomes[row].append(token)
-                    if not accepted:
-                        settled.add(row)
-            del logits
-        return list(outcomes.items())
+            rows = {row: best[row * width : (row + 1) * width] for row in active}
+            return {row: accept_greedy(topology, proposals[row], choices) for row, choices in rows.items()}
+        judge = SampledAcceptance(topology, proposals, active, RowSampler(work, params), self.drafter.probs)
+        judge.judge(tiles, width)
+        return judge.outcomes
 
-    def _accept_sampled(self, sampler: RowSampler, proposal: list[int], row: int, position: int) -> tuple[int, bool]:
-        """The token at a position: the accepted proposal, or one drawn from what is left of the distribution."""
-        if position < len(proposal):
-            token = proposal[position]
-            if sampler.accept(token, self.drafter.probs(row, position)):
-                return token, True
-        return sampler.draw(), False
+    def _commit(self, row: int, span: Span, proposal: list[int], outcome: Outcome) -> list[int]:
+        """Make the outcome part of the sequence.
 
-    def _commit(self, row: int, proposal: list[int], tokens: list[int]) -> list[int]:
-        """Make the outcome part of the sequence. On a chain the caches need no copy: rejected slots are rewritten."""
+        On a chain the caches need no copy: rejected slots are rewritten. In a tree the accepted rows move together.
+        """
         sequence = self._rows[row]
         assert sequence is not None
-        num_accepted = len(tokens) - 1
+        target, num_accepted = self.assembly.target, len(outcome.path)
+        self.drafter.observe(
+            row, target.last_normalized(self.assembly.workspaces["verify"], row * span.num_tokens + outcome.last_row)
+        )
+        if span.topology is not None:
+            target.compact(row, span.starts[row], outcome.path)
         self.drafter.commit(sequence, len(proposal), num_accepted)
         sequence.num_target_cached = len(sequence.tokens) + num_accepted
+        tokens = outcome.tokens
         emitted = sequence.emit(tokens, self.assembly.eos_token_ids, self.plan.workload.context)
+        depth = len(proposal) if span.topology is None else max(span.topology.depths)
         if len(emitted) < len(tokens):  # the text ended inside the accepted tokens: what follows was never judged
-            self.stats.record(len(emitted), len(emitted), len(emitted))
+            self.stats.record(len(emitted), len(emitted), len(emitted), len(emitted))
         else:
-            self.stats.record(len(proposal), num_accepted, len(emitted))
+            self.stats.record(len(proposal), num_accepted, len(emitted), depth)
         return emitted
 
     def _next_token(self, work: Workspace, row: int, params: SamplingParams) -> int:
@@ -290,16 +288,3 @@ class Engine:
         sampler = RowSampler(work, params)
         sampler.load(logits[0])
         return sampler.draw()
-
-
-def accept_greedy(proposal: list[int], best: list[int]) -> list[int]:
-    """The proposals that equal the target's own choices, and the choice that follows them.
-
-    Args:
-        proposal: drafted tokens.
-        best: the target's arg-max after the last token and after each proposal.
-    """
-    count = 0
-    while count < len(proposal) and proposal[count] == best[count]:
-        count += 1
-    return [*proposal[:count], best[count]]

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from specplan.heads import MedusaHeads
 from specplan.plan import Plan
+from specplan.speculation import Tree
 from specplan_runtime.arena import Arena
+from specplan_runtime.heads import Medusa, MedusaWorkspace, place_medusa, place_medusa_workspace
 from specplan_runtime.parameters import Parameters, Slots, place_parameters, slots_of
 from specplan_runtime.precision import draft_precision, target_precision
 from specplan_runtime.workspace import PassShape, Workspace
@@ -22,6 +25,9 @@ class Layout:
         target: the verified model.
         draft: the proposing model, None without one.
         draft_probs: float32 [B, γ, V], None when no model drafts.
+        medusa: heads, None without.
+        medusa_work: their buffers in the draft phase.
+        tree: bool [n, n], place of the tree's mask, None on chains.
         workspaces: by phase; they share one region.
     """
 
@@ -29,6 +35,9 @@ class Layout:
     target: Parameters
     draft: Parameters | None
     draft_probs: torch.Tensor | None
+    medusa: Medusa | None
+    medusa_work: MedusaWorkspace | None
+    tree: torch.Tensor | None
     workspaces: dict[str, Workspace]
 
 
@@ -54,6 +63,14 @@ def place(plan: Plan, arena: Arena) -> Layout:
     if speculation.drafter in ("draft_model", "early_exit"):
         vocab = (draft or target).arch.vocab_size
         draft_probs = arena.take("draft_probs", (batch, gamma, vocab), torch.float32)
+    tree = None
+    if isinstance(speculation.shape, Tree):
+        rows = speculation.shape.num_verify_tokens
+        tree = arena.take("tree", (rows, rows), torch.bool)
+    medusa, medusa_work, heads = None, None, plan.inputs.heads
+    compute = target.precision.compute
+    if isinstance(heads, MedusaHeads):
+        medusa = place_medusa(arena, target_arch, heads, compute, batch, target.head)
     workspaces = {}
     with arena.overlapping() as phases:
         for shape in pass_shapes(plan):
@@ -61,7 +78,11 @@ def place(plan: Plan, arena: Arena) -> Layout:
             model = draft if drafting and draft is not None else target
             with phases.alternative():
                 workspaces[shape.phase] = Workspace(arena, model.arch, model.precision, shape)
-    return Layout(arena, target, draft, draft_probs, workspaces)
+        if medusa is not None:
+            with phases.alternative():
+                tile = max(2, min(speculation.logits_rows, batch))
+                medusa_work = place_medusa_workspace(arena, target_arch, compute, batch, tile)
+    return Layout(arena, target, draft, draft_probs, medusa, medusa_work, tree, workspaces)
 
 
 def pass_shapes(plan: Plan) -> list[PassShape]:

@@ -97,7 +97,7 @@ class RowSampler:
         return self._search(self._running[-1].item(), right=False)  # rounding reached the total: its last addend
 
     def accept(self, token: int, draft_probs: torch.Tensor | None) -> bool:
-        """Decide on a drafted token; on rejection ``probs`` becomes the (unnormalized) residual.
+        """Decide on a drafted token; on rejection ``probs`` becomes the normalized residual.
 
         Args:
             token: the drafted token.
@@ -113,7 +113,10 @@ class RowSampler:
             shared = min(len(draft_probs), len(self.probs))
             self.probs[:shared].sub_(draft_probs[:shared]).clamp_min_(0.0)
         torch.sum(self.probs, dim=0, keepdim=True, out=self._total)
-        return self._total.item() <= 0  # nothing is left but rounding: the two distributions are one
+        if self._total.item() <= 0:  # nothing is left but rounding: the two distributions are one
+            return True
+        self.probs.div_(self._total)
+        return False
 
     def _search(self, value: float, right: bool) -> int:
         """First place in the running sum that is above ``value``, or with ``right`` false not below it."""

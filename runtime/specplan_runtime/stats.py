@@ -27,18 +27,25 @@ class SpecStats:
     num_drafts_per_pos: list[int] = field(default_factory=list)
     num_emitted_tokens: int = 0
 
-    def record(self, num_drafted: int, num_accepted: int, num_emitted: int) -> None:
-        """Count one sequence's verify pass; an end of the text may cut what it emits."""
+    def record(self, num_drafted: int, num_accepted: int, num_emitted: int, depth: int) -> None:
+        """Count one sequence's verify pass; an end of the text may cut what it emits.
+
+        Args:
+            num_drafted: tokens proposed.
+            num_accepted: of them.
+            num_emitted: accepted ones and the target's own.
+            depth: positions that the proposals reach: as many as tokens on a chain.
+        """
         self.num_passes += 1
         self.num_drafts += num_drafted > 0
         self.num_draft_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
         self.num_emitted_tokens += num_emitted
         for counts, reached in (
-            (self.num_drafts_per_pos, num_drafted),
+            (self.num_drafts_per_pos, depth),
             (self.num_accepted_tokens_per_pos, num_accepted),
         ):
-            counts.extend([0] * (num_drafted - len(counts)))
+            counts.extend([0] * (depth - len(counts)))
             for position in range(reached):
                 counts[position] += 1
 

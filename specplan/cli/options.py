@@ -9,6 +9,7 @@ import click
 
 from specplan.dtypes import WEIGHT_FORMATS
 from specplan.errors import InputError
+from specplan.speculation import DRAFTERS
 from specplan.units import parse_bytes
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,7 +32,7 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg] # generic since click
 
 BYTE_SIZE = ByteSize()
 FORMATS = click.Choice(["table", "json", "markdown"])
-_DRAFTERS = click.Choice(["auto", "none", "ngram", "draft_model", "early_exit"])
+_DRAFTERS = click.Choice(["auto", *DRAFTERS])
 
 _QUESTION = (
     click.option(
@@ -42,6 +43,12 @@ _QUESTION = (
     ),
     click.option("--draft", metavar="D", help="Draft model, named in the same ways."),
     click.option("--drafter", type=_DRAFTERS, default="auto", help="Who proposes tokens."),
+    click.option(
+        "--tree",
+        metavar="T",
+        help="Tree that heads draft: a bundled one such as medusa-default, or a JSON file of paths.",
+    ),
+    click.option("--share-head", is_flag=True, help="Medusa heads without output heads of their own."),
     click.option("--gpu", required=True, metavar="G", help="Device profile such as rtx-4090, or local."),
     click.option(
         "--context",

@@ -130,7 +130,7 @@ def precision_values(dtype: str, kv_dtype: str) -> dict[str, Value]:
 def head_values(heads: Heads) -> dict[str, Value]:
     """Values of the symbols that describe heads; what they do not have is left out."""
     if isinstance(heads, MedusaHeads):
-        proposals = {"K_h": heads.num_heads, "k_t": heads.topk}
+        proposals: dict[str, Value] = {"K_h": heads.num_heads, "k_t": heads.topk}
         return proposals | {"n_r": heads.num_layers, "s_h": int(heads.shares_head), "n_f": 1}
     if isinstance(heads, Eagle3Head):
         return {"V_d": heads.draft_vocab_size, "e_o": int(heads.own_embedding), "n_f": 3}

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from specplan.errors import InputError, UnsupportedError
+from specplan.json_input import read_json
 from specplan.models import hub
 from specplan.models.config import read_config
 from specplan.models.gguf import read_gguf_arch
@@ -14,7 +15,6 @@ from specplan.models.gguf_header import read_gguf_header
 from specplan.models.safetensors_header import read_headers, safetensors_files
 from specplan.models.tensors import check_tensors
 from specplan.plan import ModelInput
-from specplan.planfile import read_json
 from specplan.profiles import find_profile, read_profile, unknown_profile
 
 _MAX_CONFIG_BYTES = 16 << 20

@@ -13,7 +13,7 @@ from specplan.planner.choose import Choice, best_within, find_marks, least, neig
 from specplan.planner.question import Question, check_question, notes
 from specplan.planner.space import Candidates, candidates, scenario_of
 from specplan.provenance import Figure, weakest
-from specplan.speed.acceptance import mean_accepted_length
+from specplan.speculation import HEAD_DRAFTERS
 
 
 def analyze(question: Question) -> Plan | Infeasible:
@@ -38,6 +38,7 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
     plain = best_within([group for group in groups if group.drafter == "none"], budget)
     models = (question.inputs.target, question.inputs.draft)
     runs = all(runnable(model.arch) for model in models if model is not None)
+    runs = runs and choice.speculation.drafter not in HEAD_DRAFTERS
     inputs = question.inputs
     if choice.speculation.drafter != "draft_model":
         inputs = dataclasses.replace(inputs, draft=None)
@@ -64,16 +65,16 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
 
 def _estimate(choice: Choice, plain: Choice) -> Estimate:
     alpha = choice.group.alpha
-    gamma = choice.speculation.num_draft_nodes
+    chain = choice.group.tree is None
     roofline = "roofline over the device profile, efficiencies assumed"
     source = weakest("modelled", alpha.source)
     accepted = f"{roofline}; alpha {alpha.source}"
     return Estimate(
         alpha=alpha,
         mean_accepted_length=Figure(
-            float(mean_accepted_length(alpha.value, gamma)[0]),
+            float(choice.group.accepted_lengths[choice.index]),
             alpha.source,
-            "sum of alpha^i for i from 0 to gamma",
+            "sum of alpha^i for i from 0 to gamma" if chain else "1 + the sum over nodes of the products along paths",
         ),
         tokens_per_s=Figure(choice.tokens_per_s, source, accepted),
         baseline_tokens_per_s=Figure(plain.tokens_per_s, "modelled", roofline),

@@ -111,6 +111,7 @@ def _subset(group: Candidates, indices: npt.NDArray[np.intp]) -> Candidates:
         gamma=group.gamma[indices],
         prefill_chunk=group.prefill_chunk[indices],
         logits_rows=group.logits_rows[indices],
+        accepted_lengths=group.accepted_lengths[indices],
         peak_bytes=group.peak_bytes[indices],
         tokens_per_s=group.tokens_per_s[indices],
         prefill_s=group.prefill_s[indices],

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from specplan.arch import ModelArch
 from specplan.arch_checks import MAX_BUDGET_BYTES, check_kernels
-from specplan.errors import InputError
+from specplan.dtypes import weight_format
+from specplan.errors import InputError, UnsupportedError
 from specplan.families import FAMILIES, runnable
 from specplan.knob import KNOBS, Knob
 from specplan.models.safetensors_header import safetensors_files
@@ -71,6 +72,12 @@ def check_question(question: Question) -> None:
         raise InputError(f"--keep {question.inputs.keep}: expected a share above 0, at most 1")
     if question.num_speculative_tokens is not None:
         _check_knob(KNOBS["num_speculative_tokens"], question.num_speculative_tokens)
+    if question.tree is not None and question.inputs.target.arch.windowed_layers(
+        workload.context + question.tree.num_verify_tokens
+    ):
+        raise UnsupportedError("--tree: windowed layers whose window is shorter than the context take chains only")
+    if question.shares_head and weight_format(workload.dtype).quantized:
+        raise UnsupportedError("--share-head needs floating weights: int8 products cannot write into a given place")
     for model in (question.inputs.target, question.inputs.draft):
         if model is not None:
             _check_extent(model.arch, workload)
@@ -119,4 +126,6 @@ def notes(question: Question) -> tuple[str, ...]:
             found.append(
                 f"the runtime does not run {model.arch.model_type}{of}: a plan for reading, its workspace modelled"
             )
+    if any(drafter in HEAD_DRAFTERS for drafter in question.drafters):
+        found.append("the runtime does not load heads yet: a plan for reading")
     return tuple(found)

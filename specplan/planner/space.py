@@ -36,6 +36,7 @@ class Candidates:
         gamma: num_speculative_tokens of a chain, num_draft_nodes of a tree.
         prefill_chunk: prompt tokens per pass.
         logits_rows: rows of logits at one time.
+        accepted_lengths: τ of each.
         peak_bytes: what each needs.
         tokens_per_s: modelled decoding speed, all sequences together.
         prefill_s: modelled time to prefill the mean context.
@@ -48,6 +49,7 @@ class Candidates:
     gamma: Ints
     prefill_chunk: Ints
     logits_rows: Ints
+    accepted_lengths: Times
     peak_bytes: Ints
     tokens_per_s: Times
     prefill_s: Times
@@ -75,9 +77,8 @@ def candidates(question: Question, drafter: Drafter) -> Candidates:
     peak = MemoryModel(scenario, Knobs(gamma, chunk, rows)).peak_bytes()
     step_s = _step_seconds(scenario, gamma, rows)
     tree = question.tree_of(drafter)
-    accepted = (
-        mean_accepted_length(alpha.value, gamma) if tree is None else tree_accepted_lengths(alpha.value, tree)[gamma]
-    )
+    chain = mean_accepted_length(alpha.value, gamma)
+    accepted = chain if tree is None else tree_accepted_lengths(alpha.value, tree)[gamma]
     tokens = question.workload.batch_size * accepted
     return Candidates(
         drafter,
@@ -87,6 +88,7 @@ def candidates(question: Question, drafter: Drafter) -> Candidates:
         gamma,
         chunk,
         rows,
+        accepted,
         peak,
         tokens / step_s,
         _prefill_seconds(scenario, chunk),

@@ -79,6 +79,9 @@ class AutoregressiveDrafter:
         """What the proposal was drawn from."""
         return self._probs[row, position, : self._vocab_size]
 
+    def observe(self, row: int, hidden: torch.Tensor) -> None:
+        """A draft that reads tokens needs no hidden states."""
+
     def commit(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
         """The draft has seen all proposals but the last; the accepted ones of them are valid."""
         known = len(sequence.tokens)

@@ -23,6 +23,9 @@ class Drafter(Protocol):
     def probs(self, row: int, position: int) -> torch.Tensor | None:
         """The distribution that a proposal was drawn from, float32 [V']; None when it was proposed with certainty."""
 
+    def observe(self, row: int, hidden: torch.Tensor) -> None:
+        """See the target's normalized hidden state [h] of the last verified token in a cache row."""
+
     def commit(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
         """Learn how many proposals of a sequence were accepted; called before its tokens grow."""
 
@@ -40,6 +43,9 @@ class NoDrafter:
     def probs(self, row: int, position: int) -> torch.Tensor | None:
         """Nothing was proposed."""
         return None
+
+    def observe(self, row: int, hidden: torch.Tensor) -> None:
+        """Nothing to see."""
 
     def commit(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
         """Nothing to learn."""

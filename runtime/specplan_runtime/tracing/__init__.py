@@ -1,0 +1,1 @@
+"""Memory traces of operators: what a tracker sees, without a device."""

@@ -1,0 +1,118 @@
+"""Bytes of a quantized matrix: one closed form for every storage format of ``specplan.formats``.
+
+The symbols start with ``w_``; ``format_values`` gives their values. They stand beside ``formulas/symbols.py``
+because a scenario binds them once per kind of matrix, not once per model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+
+from specplan.dequantization import Kernel
+from specplan.format_tensors import tensor_bytes
+from specplan.formats import StoredFormat
+from specplan.formulas.integer import CeilDiv
+
+#: A group that no row exceeds, for one scale per row.
+WHOLE_ROW = 1 << 40
+
+MEANINGS: dict[sympy.Symbol, str] = {}
+
+
+def _symbol(name: str, meaning: str, positive: bool) -> sympy.Symbol:
+    symbol = sympy.Symbol(name, integer=True, positive=True) if positive else sympy.Symbol(
+        name, integer=True, nonnegative=True
+    )  # fmt: skip
+    MEANINGS[symbol] = meaning
+    return symbol
+
+
+w_r = _symbol("w_r", "rows of the matrix: out_features", True)
+w_c = _symbol("w_c", "columns of the matrix: in_features", True)
+w_p = _symbol("w_p", "values that are packed together", True)
+w_b = _symbol("w_b", "bytes of values that are packed together", True)
+w_g = _symbol("w_g", f"values along a row that share a scale ({WHOLE_ROW} for all of them)", True)
+w_o = _symbol("w_o", "rows that share a scale", True)
+w_s = _symbol("w_s", "bytes of a scale", False)
+w_z = _symbol("w_z", "bits of a zero point, packed along the rows in 4-byte words", False)
+w_i = _symbol("w_i", "index bytes per column", False)
+w_n = _symbol("w_n", "scales that share a scale of their own", True)
+w_m = _symbol("w_m", "bytes of a scale of scales", False)
+w_k = _symbol("w_k", "bytes that do not depend on the matrix: code tables, scalars", False)
+w_f = _symbol("w_f", "1 when packed and grouped across rows, as if the matrix were one row", False)
+w_v = _symbol("w_v", "bytes of a reconstructed value, 0 where the kernel is fused", False)
+w_a = _symbol("w_a", "bytes that reconstructing takes per scale", False)
+w_x = _symbol("w_x", "bytes that reconstructing takes besides", False)
+
+
+def matrix_bytes(rows: Any = w_r, columns: Any = w_c, flat: Any = 0) -> sympy.Expr:
+    """Packed values, scales, zero points, column indices, scales of scales, and what every matrix has once.
+
+    Args:
+        rows: out_features, a symbol or a number.
+        columns: in_features, the same.
+        flat: 1 for formats that pack and group across rows (bitsandbytes 4-bit), 0 for the others; ``w_f`` for one
+            expression that holds for both.
+    """
+    rows, columns = _shape(rows, columns, flat)
+    groups = CeilDiv(columns, w_g)
+    scales = CeilDiv(rows, w_o) * groups
+    values = w_b * rows * CeilDiv(columns, w_p)
+    zeros = 4 * groups * CeilDiv(rows * w_z, 32)
+    return values + w_s * scales + zeros + w_i * columns + w_m * CeilDiv(scales, w_n) + w_k
+
+
+def reconstructed(rows: Any = w_r, columns: Any = w_c, flat: Any = 0) -> sympy.Expr:
+    """What a kernel that is not fused writes out: every value, the scales of doubly quantized formats, a constant.
+
+    Args:
+        rows: out_features, a symbol or a number.
+        columns: in_features, the same.
+        flat: as for ``matrix_bytes``.
+    """
+    rows, columns = _shape(rows, columns, flat)
+    return w_v * rows * columns + w_a * CeilDiv(rows, w_o) * CeilDiv(columns, w_g) + w_x
+
+
+def _shape(rows: Any, columns: Any, flat: Any) -> tuple[sympy.Expr, sympy.Expr]:
+    rows, columns, flat = sympy.sympify(rows), sympy.sympify(columns), sympy.sympify(flat)
+    across = flat * (rows - 1)  # rows that become columns
+    return rows - across, columns * (1 + across)
+
+
+def format_values(form: StoredFormat) -> dict[str, int]:
+    """Values of the format's symbols, by name."""
+    return {
+        "w_p": form.pack,
+        "w_b": form.pack_bytes,
+        "w_g": form.group or WHOLE_ROW,
+        "w_o": form.group_rows,
+        "w_s": form.scale_bytes,
+        "w_z": form.zero_bits,
+        "w_i": form.index_bytes,
+        "w_n": form.nested_group or 1,
+        "w_m": form.nested_bytes,
+        "w_k": sum(tensor_bytes(form, constant) for constant in form.constants),
+        "w_f": int(form.flat),
+    }
+
+
+def kernel_values(rule: Kernel, form: StoredFormat, compute_bytes: int, pass_rows: int) -> dict[str, int]:
+    """Values of the symbols of ``reconstructed``, for a pass over so many rows of activations."""
+    writes = form.quantized and rule.from_rows is not None and pass_rows >= rule.from_rows
+    return {
+        "w_v": (rule.value_bytes or compute_bytes) * writes,
+        "w_a": rule.absmax_bytes * (writes and form.nested_group > 0),
+        "w_x": rule.constant_bytes * writes,
+    }
+
+
+def format_matrix_bytes(form: StoredFormat, rows: Any = w_r, columns: Any = w_c) -> sympy.Expr:
+    """The same with one format's numbers put in: what ``explain`` shows for it."""
+    expr = matrix_bytes(rows, columns, int(form.flat))
+    if not form.group:
+        expr = expr.subs(CeilDiv(sympy.sympify(columns), w_g), 1)
+    values = format_values(form)
+    return expr.subs({symbol: values[str(symbol)] for symbol in MEANINGS if str(symbol) in values})

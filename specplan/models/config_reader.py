@@ -1,0 +1,98 @@
+"""Typed access to the fields of a configuration: every error names the file and the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from specplan.errors import InputError, UnsupportedError
+
+_SHOWN = 80
+
+
+class ConfigReader:
+    """A JSON object whose fields are checked as they are read.
+
+    Attributes:
+        config: the object.
+        where: the file, and the object's place in it.
+    """
+
+    def __init__(self, config: Any, where: str) -> None:
+        if not isinstance(config, Mapping):
+            raise InputError(f"{where} is {shown(config)}, expected an object")
+        self.config: Mapping[str, Any] = config
+        self.where = where
+
+    def integer(self, field: str, default: int | None = None, least: int = 0, most: int = 1 << 31) -> int:
+        """A whole number within bounds; ``default`` where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            if default is None:
+                raise InputError(f"{self.where}: field {field} is missing")
+            return default
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected an integer")
+        if not least <= value <= most:
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected {least} to {most}")
+        return value
+
+    def flag(self, field: str, default: bool) -> bool:
+        """A boolean; ``default`` where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected true or false")
+        return value
+
+    def text(self, field: str, default: str | None = None) -> str:
+        """A string; ``default`` where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            if default is None:
+                raise InputError(f"{self.where}: field {field} is missing")
+            return default
+        if not isinstance(value, str):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected a string")
+        return value
+
+    def choice(self, field: str, supported: Sequence[str], default: str | None = None) -> str:
+        """A string out of those that specplan supports, in lower case."""
+        value = self.text(field, default).lower()
+        if value not in supported:
+            raise UnsupportedError(
+                f"{self.where}: {field} {shown(value)} is not supported: one of {', '.join(supported)}"
+            )
+        return value
+
+    def section(self, field: str) -> ConfigReader | None:
+        """An object within, None where it is absent, null or empty."""
+        value = self.config.get(field)
+        if value is None or value == {}:
+            return None
+        return ConfigReader(value, f"{self.where}.{field}")
+
+    def strings(self, field: str, most: int = 20_000) -> tuple[str, ...] | None:
+        """A list of strings, None where it is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected a list of strings")
+        if len(value) > most:
+            raise InputError(f"{self.where}: {field} has {len(value)} entries, expected at most {most}")
+        return tuple(value)
+
+    def refuse(self, *fields: str) -> None:
+        """Refuse options that change the layout in ways that specplan does not model."""
+        for field in fields:
+            value = self.config.get(field)
+            if value not in (None, False, [], {}, ""):
+                raise UnsupportedError(f"{self.where}: {field} {shown(value)} is not supported")
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, short."""
+    text = repr(value) if not isinstance(value, int) or value.bit_length() < 256 else "an integer beyond 2^256"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
