@@ -26,6 +26,7 @@ from specplan.formulas.symbols import (
     b,
     d,
     d_o,
+    d_v,
     f_h,
     f_k,
     f_o,
@@ -72,7 +73,7 @@ def hidden() -> sympy.Expr:
 
 def normed() -> sympy.Expr:
     """Normalized hidden states, then the heads' outputs in token order."""
-    return aligned(ROWS * sympy.Max(h, H * d, evaluate=False) * s)
+    return aligned(ROWS * sympy.Max(h, H * d, H * d_v, evaluate=False) * s)
 
 
 def projected() -> sympy.Expr:
