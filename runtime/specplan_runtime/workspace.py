@@ -38,7 +38,8 @@ class Workspace:
         ids, positions: int64 [m].
         mask: bool, T·S flat, None when all layers are windowed.
         slot_positions: int64, b·S_w flat; window_mask, window_spare: bool, T·S_w flat; None without windowed layers.
-        angles: float32 [m, rotary_dim/2]; cos, sin: the same shape, for each set of frequencies.
+        angles: float32 [m, rotary_dim/2]; turned: the same, None for float32.
+        cos, sin: the same shape, for each set of frequencies.
         hidden: [m, h]; normed: flat, m·max(h, H·d); projected: flat, m·h, None for int8 without experts.
         mean_square: float32 [m, 1]; mean: the same, None in RMS norms; float_rows: float32 [m, h], None for float32.
         qkv: flat, None for int8; rotated: flat, m·(H+H_k)·rotary_dim/2; queries: flat, T·H·d; scores: flat, T·H·S_x.
@@ -84,6 +85,7 @@ class Workspace:
         self.positions = self._take("tokens", (m,), torch.int64)
         self._place_masks()
         self.angles = self._take("rope", (m, half), torch.float32)
+        self.turned = self._take("rope", (m, half), torch.float32) if compute.itemsize < 4 else None
         tables = range(arch.num_rope_tables)
         self.cos = [self._take("rope", (m, half), compute) for _ in tables]
         self.sin = [self._take("rope", (m, half), compute) for _ in tables]

@@ -62,8 +62,8 @@ def mask() -> sympy.Expr:
 
 
 def rope() -> sympy.Expr:
-    """Rotary angles in float32; their cosines and sines in the compute dtype, for each set of frequencies."""
-    return aligned(2 * d_o * ROWS) + 2 * n_o * aligned(ROWS * d_o * s / 2)
+    """Rotary angles in float32, twice for half precision; cosines and sines for each set of frequencies."""
+    return (1 + f_h) * aligned(2 * d_o * ROWS) + 2 * n_o * aligned(ROWS * d_o * s / 2)
 
 
 def hidden() -> sympy.Expr:

@@ -41,6 +41,7 @@ def ask(
     alpha: float | None = None,
     num_speculative_tokens: int | None = None,
     tree: str | None = None,
+    num_draft_nodes: int | None = None,
     share_head: bool = False,
     forward: str = "specplan",
 ) -> Question:
@@ -68,6 +69,7 @@ def ask(
         max_speculative_tokens=_DEFAULT_MAX_SPECULATIVE_TOKENS,
         tree=_tree(tree, drafter, num_speculative_tokens),
         tree_fixed=tree is not None,
+        num_draft_nodes=_num_draft_nodes(num_draft_nodes, drafter),
         shares_head=_shares_head(share_head, drafter),
         must_speculate=drafter not in (AUTO, "none") or (drafter == AUTO and num_speculative_tokens is not None),
     )
@@ -107,6 +109,12 @@ def _tree(reference: str | None, drafter: str, num_speculative_tokens: int | Non
     if num_speculative_tokens is not None:
         raise InputError("--tree and --num-speculative-tokens contradict each other")
     return find_tree(reference)
+
+
+def _num_draft_nodes(number: int | None, drafter: str) -> int | None:
+    if number is not None and drafter not in HEAD_DRAFTERS:
+        raise InputError(f"num_draft_nodes is for trees: --drafter {' or '.join(HEAD_DRAFTERS)}, not {drafter}")
+    return number
 
 
 def _shares_head(share_head: bool, drafter: str) -> bool:

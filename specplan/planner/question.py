@@ -32,6 +32,7 @@ class Question:
         must_speculate: plain decoding is a comparison only, not an answer.
         tree: of the drafters that have heads; None for their default.
         tree_fixed: all of the tree is drafted; otherwise its first nodes, as many as pay.
+        num_draft_nodes: how many of the tree's first nodes are drafted, None to search or for all.
         shares_head: Medusa heads end in the target's output head.
     """
 
@@ -44,11 +45,14 @@ class Question:
     must_speculate: bool
     tree: Tree | None = None
     tree_fixed: bool = False
+    num_draft_nodes: int | None = None
     shares_head: bool = False
 
     def tree_of(self, drafter: Drafter) -> Tree | None:
         """The tree that a drafter proposes, None for a chain."""
-        return self.tree if drafter in HEAD_DRAFTERS else None
+        if drafter not in HEAD_DRAFTERS or self.tree is None or self.num_draft_nodes is None:
+            return self.tree if drafter in HEAD_DRAFTERS else None
+        return self.tree.pruned(self.num_draft_nodes)
 
     def alpha_of(self, drafter: Drafter) -> float | None:
         """The user's rate where it applies: to the draft model when there is one, else to every drafter."""

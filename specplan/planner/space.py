@@ -113,7 +113,7 @@ def _drafted(question: Question, drafter: Drafter) -> list[int]:
     tree = question.tree_of(drafter)
     if tree is not None:
         whole = len(tree.nodes)
-        return [whole] if question.tree_fixed else list(range(1, whole + 1))
+        return [whole] if question.tree_fixed or question.num_draft_nodes is not None else list(range(1, whole + 1))
     if question.num_speculative_tokens is not None:
         return [question.num_speculative_tokens]
     return list(range(1, question.max_speculative_tokens + 1))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
@@ -14,6 +12,7 @@ from specplan_runtime.arena import ALIGNMENT, Arena
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, place
+from specplan_runtime.parameters import tensors_in
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.span import Span
 from specplan_runtime.topology import topology_of
@@ -71,7 +70,7 @@ def _resident_end(layout: Layout) -> int:
     ends = [
         (tensor.storage_offset() + _span(tensor)) * tensor.itemsize
         for part in (layout.target, layout.draft, layout.draft_probs, layout.medusa, layout.tree)
-        for tensor in _tensors(part)
+        for tensor in tensors_in(part)
         if tensor.numel()
     ]
     return -(-max(ends) // ALIGNMENT) * ALIGNMENT
@@ -79,18 +78,6 @@ def _resident_end(layout: Layout) -> int:
 
 def _span(tensor: torch.Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of dataclasses and lists."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _tensors(entry)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name))
 
 
 def _resident(plan: Plan, layout: Layout, resident_end: int) -> Iterator[Traced]:
@@ -102,7 +89,7 @@ def _resident(plan: Plan, layout: Layout, resident_end: int) -> Iterator[Traced]
             weights = _counted_weights(model, parameters.precision.compute)
             if weights is not None:
                 yield Traced(f"{owner}.weights", (f"{owner}.weights",), weights, "parameters of the transformers model")
-        caches = sum(tensor.nbytes for tensor in (*_tensors(parameters.full), *_tensors(parameters.windowed)))
+        caches = sum(tensor.nbytes for tensor in (*tensors_in(parameters.full), *tensors_in(parameters.windowed)))
         yield Traced(f"{owner}.kv_cache", (f"{owner}.kv_cache",), caches, "tensors of the cache")
     resident = tuple(item.name for item in plan.ledger.owned_items() if item.phase == "resident")
     everything = tuple(name for name in resident if name != "kernel_output")
