@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specplan.formulas.bind import compiled, evaluate, evaluate_expression
-from specplan.formulas.catalogue import FORMULAS, STAGES, expression
+from specplan.formulas.catalogue import FORMULAS, MEANINGS, STAGES, expression
 from specplan.formulas.functions import ALIGNMENT, RoundUp, aligned, padding
-from specplan.formulas.symbols import MEANINGS
 
 ALL = (*FORMULAS, *STAGES)
 FIGURES = {"context_bytes", "workspace_bytes", "process_bytes"}

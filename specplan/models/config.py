@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,7 +12,9 @@ from specplan.dtypes import canonical_dtype
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import Family, family_of
 from specplan.models.config_layers import latent_of, layer_types, linear_of, mamba_of, mlp_types, moe_of
-from specplan.models.reader import ConfigReader
+from specplan.models.config_reader import ConfigReader
+from specplan.models.quantization import read_quantization
+from specplan.models.storage import stored_weights
 
 #: Scalings that size nothing: planned, not run. ``su`` is longrope's first name.
 _PLANNED_SCALINGS: dict[Any, Literal["yarn", "longrope", "dynamic"]] = {
@@ -85,14 +88,11 @@ def read_config(config: Any, where: str) -> ModelArch:
         eos_token_ids=_token_ids(config.get("eos_token_id"), where),
     )
     check_sizes(arch, where)
-    return arch
+    quantization = read_quantization(config, where)
+    return arch if quantization is None else dataclasses.replace(arch, stored=stored_weights(arch, quantization))
 
 
 def _refuse_unmodelled(config: Mapping[str, Any], where: str) -> None:
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-        raise UnsupportedError(f"{where}: quantization_config {method!r} is not supported yet")
     if config.get("auto_map"):
         raise UnsupportedError(f"{where}: auto_map names remote code, which specplan never runs")
 

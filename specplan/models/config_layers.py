@@ -8,7 +8,7 @@ from specplan.arch import LatentArch, LayerType, LinearAttentionArch, MambaArch,
 from specplan.arch_checks import MAX_LAYERS
 from specplan.errors import InputError
 from specplan.families import Family
-from specplan.models.reader import ConfigReader
+from specplan.models.config_reader import ConfigReader
 
 #: Names that published configs use, by ours.
 _SPELLINGS: dict[Any, LayerType] = {

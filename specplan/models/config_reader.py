@@ -1,4 +1,4 @@
-"""Typed access to the fields of a configuration: every error names the file and the field."""
+"""Typed access to what a config.json or a GGUF header says: every error names the file and the field."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ class ConfigReader:
         self.config: Mapping[str, Any] = config
         self.where = where
 
-    def integer(self, field: str, default: int | None = None, least: int = 0, most: int = 1 << 31) -> int:
-        """A whole number within bounds; ``default`` where the field is absent or null."""
+    def integer(
+        self, field: str, default: int | None = None, least: int | None = None, most: int | None = None
+    ) -> int:
+        """A whole number, within bounds where they are given; ``default`` where the field is absent or null."""
         value = self.config.get(field)
         if value is None:
             if default is None:
@@ -33,9 +35,21 @@ class ConfigReader:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{self.where}: {field} is {shown(value)}, expected an integer")
-        if not least <= value <= most:
-            raise InputError(f"{self.where}: {field} is {shown(value)}, expected {least} to {most}")
+        if (least is not None and value < least) or (most is not None and value > most):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected {least or 0} to {most}")
         return value
+
+    def number(self, field: str, default: float) -> float:
+        """A real number; ``default`` where the field is absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected a number")
+        try:
+            return float(value)
+        except OverflowError:
+            raise InputError(f"{self.where}: {field} is beyond any float") from None
 
     def flag(self, field: str, default: bool) -> bool:
         """A boolean; ``default`` where the field is absent or null."""

@@ -12,7 +12,7 @@ from specplan.models.gguf_header import ArrayLength, GgufHeader
 from specplan.models.gguf_names import ROPE_FACTORS_GGUF, gguf_name
 from specplan.models.gguf_tying import head_repeats_embedding
 from specplan.models.names import naming_of
-from specplan.models.reader import ConfigReader
+from specplan.models.config_reader import ConfigReader
 from specplan.models.tensors import TensorEntry, check_tensors, expected_tensors
 
 #: In GGUF, these families do not say that they window.
