@@ -83,7 +83,9 @@ FORMULAS = {
         Formula("projected", "block outputs", workspace.projected, _LAYOUT),
         Formula("norm", "norm statistics", workspace.norm, _LAYOUT),
         Formula("scratch", "scratch of the largest stage", workspace.scratch, _LAYOUT),
-        Formula("dequantized", "a matrix written out", quantized.dequantized, "released sources of the kernels' libraries"),
+        Formula(
+            "dequantized", "a matrix written out", quantized.dequantized, "released sources of the kernels' libraries"
+        ),
         Formula("load_staging", "loader's staging tile", system.load_staging, "the loader's tile size"),
         Formula("device_context", "driver context", _context, "the device profile"),
         Formula("cublas_workspace", "cuBLAS workspace", _cublas, "PyTorch's defaults, CUDABlas.cpp"),

@@ -20,10 +20,10 @@ from specplan.formulas.catalogue import expression
 from specplan.formulas.quantized import format_values, kernel_values
 from specplan.formulas.stored_weights import stored_expression, stored_parts
 from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
-from specplan.reconstruction import largest_reconstruction
 from specplan.heads import Eagle3Head, MedusaHeads, head_layer
 from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Owner, Phase
 from specplan.provenance import Source
+from specplan.reconstruction import largest_reconstruction
 from specplan.scenario import Scenario
 from specplan.speculation import HEAD_DRAFTERS, Chain, Tree
 
@@ -189,9 +189,7 @@ class MemoryModel:
         yield self._term("drafter.kv_cache", "drafter", "resident", "kv_cache", values | own | slots)
         yield self._term("drafter.features", "drafter", "resident", "features", kept, "modelled")
 
-    def _dequantized(
-        self, phase: Phase, owner: Literal["target", "draft"], values: dict[str, Value]
-    ) -> Iterator[Term]:
+    def _dequantized(self, phase: Phase, owner: Literal["target", "draft"], values: dict[str, Value]) -> Iterator[Term]:
         """What the kernel of a library's format writes out in a pass, where any pass does."""
         weights = self._weights(owner)
         largest = largest_reconstruction(self._arch(owner), weights, self.scenario.device.kind)

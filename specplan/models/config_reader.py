@@ -24,9 +24,7 @@ class ConfigReader:
         self.config: Mapping[str, Any] = config
         self.where = where
 
-    def integer(
-        self, field: str, default: int | None = None, least: int | None = None, most: int | None = None
-    ) -> int:
+    def integer(self, field: str, default: int | None = None, least: int | None = None, most: int | None = None) -> int:
         """A whole number, within bounds where they are given; ``default`` where the field is absent or null."""
         value = self.config.get(field)
         if value is None:
