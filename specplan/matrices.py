@@ -1,7 +1,7 @@
 """The kinds of matrices that libraries store, and their shapes [out, in].
 
-Libraries keep query, key and value apart where our own runtime fuses them; some families fuse them too. A kind's part is
-what stands before its dot. ``formulas/stored_weights.py`` has the same shapes as expressions.
+Libraries keep query, key and value apart where our own runtime fuses them; some families fuse them too. A kind's part
+is what stands before its dot. ``formulas/stored_weights.py`` has the same shapes as expressions.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class Formula:
 _LAYOUT = "the runtime's own layout, checked against traces and measurements in tests"
 _HEADS = "the layout of published checkpoints"
 _LIBRARIES = "layouts of quantization libraries, compared with what they store, and the architecture"
+_KERNELS = "the released sources of the libraries that the kernels are from"
 _ARCHITECTURE = "the architecture, checked against transformers models on the meta device"
 
 
