@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from specplan.dtypes import WEIGHT_FORMATS
+from specplan.dtypes import WEIGHT_DTYPES
 from specplan.errors import InputError
 from specplan.speculation import DRAFTERS
 from specplan.units import parse_bytes
@@ -63,7 +63,11 @@ _QUESTION = (
         help="Tokens per sequence, prompt and answer. [default: trained, at most 4096]",
     ),
     click.option("--batch-size", type=int, default=1, metavar="B", help="Sequences decoded at once."),
-    click.option("--dtype", default="auto", help=f"Weights of the target: auto, {', '.join(WEIGHT_FORMATS)}."),
+    click.option(
+        "--dtype",
+        default="auto",
+        help=f"Weights of the target: auto (as stored where that is quantized), {', '.join(WEIGHT_DTYPES)}.",
+    ),
     click.option("--kv-dtype", default="auto", help="KV cache of the target: auto, float32, bfloat16, float16."),
     click.option("--draft-dtype", default="auto", help="Weights of the draft. auto: as the target."),
     click.option("--draft-kv-dtype", default="auto", help="KV cache of the draft. auto: as its activations."),

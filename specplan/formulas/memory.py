@@ -10,15 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from specplan.arch import ModelArch
+from specplan.dtypes import WeightFormat, float_bytes, weight_format
 from specplan.families import FAMILIES
 from specplan.formulas import system
-from specplan.formulas.bind import Value, evaluate
+from specplan.formulas.bind import Value, evaluate, evaluate_expression
+from specplan.formulas.quantized import format_values, kernel_values
+from specplan.formulas.stored_weights import stored_expression, stored_parts
 from specplan.formulas.term import Knobs, Term, fixed, term
 from specplan.formulas.transformers_terms import transformers_terms
 from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
 from specplan.heads import Eagle3Head, MedusaHeads, head_layer
 from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Phase
 from specplan.provenance import Source
+from specplan.reconstruction import largest_reconstruction
 from specplan.scenario import Scenario
 from specplan.speculation import HEAD_DRAFTERS, Chain, Tree
 
@@ -106,17 +110,26 @@ class MemoryModel:
                 source = "exact" if isinstance(self.scenario.heads, MedusaHeads) else "modelled"
             for formula_id in _MEDUSA_WORKSPACE if "K_h" in values else _WORKSPACE:
                 yield term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values, source)
+            if phase not in ("prefill_draft", "draft") or self.scenario.heads is None:
+                yield from self._dequantized(phase, "draft" if draft else "target", values)
         yield from self._system_terms()
 
     def _model_terms(self, owner: Literal["target", "draft"]) -> Iterator[Term]:
         values = self._model_values(owner)
         own = self._own_source(owner)
-        yield term(f"{owner}.weights", owner, "resident", "weights", values)
+        stored = self._weights(owner).stored
+        if stored is None:
+            yield term(f"{owner}.weights", owner, "resident", "weights", values)
+        else:
+            num_bytes = evaluate_expression(stored_expression(stored), values)
+            name, parts = f"{owner}.weights", stored_parts(stored)
+            yield Term(name, owner, "resident", "stored_weights", "exact", values, num_bytes, parts)
         yield term(f"{owner}.kv_cache", owner, "resident", "kv_cache", values)
         if values["L_l"] or values["L_s"]:
             state = values | {"gamma": self.knobs.gamma}
             yield term(f"{owner}.recurrent_state", owner, "resident", "recurrent_state", state, own)
-        yield term(f"{owner}.weight_padding", owner, "resident", "weight_padding", values, own)
+        if stored is None:
+            yield term(f"{owner}.weight_padding", owner, "resident", "weight_padding", values, own)
         yield term(f"{owner}.kv_padding", owner, "resident", "kv_padding", values, own)
         yield term(f"{owner}.constants", owner, "resident", "constants", values, own)
 
@@ -144,6 +157,19 @@ class MemoryModel:
         yield term("drafter.kv_cache", "drafter", "resident", "kv_cache", values | own | slots)
         yield term("drafter.features", "drafter", "resident", "features", kept, "modelled")
 
+    def _dequantized(self, phase: Phase, owner: Literal["target", "draft"], values: dict[str, Value]) -> Iterator[Term]:
+        """What the kernel of a library's format writes out in a pass, where any pass does."""
+        weights = self._weights(owner)
+        largest = largest_reconstruction(self._arch(owner), weights, self.scenario.device.kind)
+        if largest is None:
+            return
+        rule, form, (rows, columns) = largest
+        rows_of_pass, name = values["T"], f"{phase}.dequantized"
+        numbers: dict[str, Value] = {**format_values(form), "w_r": rows, "w_c": columns}
+        numbers |= kernel_values(rule, form, float_bytes(weights.compute_dtype), rows_of_pass)
+        sure = np.all((rows_of_pass < (rule.from_rows or 1)) | (rows_of_pass >= (rule.certain_from_rows or 1)))
+        yield term(name, "runtime", phase, "dequantized", numbers, "published" if sure else "assumed")
+
     @property
     def _verify_rows(self) -> Value:
         return self.scenario.workload.batch_size * (self.knobs.gamma + 1)
@@ -154,10 +180,18 @@ class MemoryModel:
         return np.maximum(self._chunk, self.knobs.gamma + 1)
 
     def _own_source(self, owner: Literal["target", "draft"]) -> Source:
-        """Exact where the runtime's decoder computes the model; a model of it for the families that it does not."""
+        """Exact where the runtime's decoder computes the model; a model of it for families and formats it does not."""
+        runs = FAMILIES[self._arch(owner).model_type].runnable and self._weights(owner).stored is None
+        return "exact" if runs else "modelled"
+
+    def _arch(self, owner: Literal["target", "draft"]) -> ModelArch:
         arch = self.scenario.draft if owner == "draft" else self.scenario.target
         assert arch is not None
-        return "exact" if FAMILIES[arch.model_type].runnable else "modelled"
+        return arch
+
+    def _weights(self, owner: Literal["target", "draft"]) -> WeightFormat:
+        workload = self.scenario.workload
+        return weight_format(workload.draft_dtype if owner == "draft" else workload.dtype, self._arch(owner).stored)
 
     @property
     def _drafting_arch(self) -> ModelArch:
@@ -167,11 +201,11 @@ class MemoryModel:
         scenario, workload = self.scenario, self.scenario.workload
         if owner == "target":
             arch, slots = scenario.target, self.target_slots
-            precision = precision_values(workload.dtype, workload.kv_dtype)
+            precision = precision_values(arch, workload.dtype, workload.kv_dtype)
         else:
             assert scenario.draft is not None
             arch, slots = scenario.draft, self.draft_slots
-            precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype)
+            precision = precision_values(arch, workload.draft_dtype, workload.draft_kv_dtype)
         cache = {"B": workload.batch_size, "C": workload.context} | slot_values(arch, slots, self._written)
         return arch_values(arch) | precision | cache
 

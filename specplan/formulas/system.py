@@ -53,7 +53,7 @@ def allocator_slack() -> sympy.Expr:
 
     Replaying traced passes of Llama-3-8B through the allocator model reserved up to 3.6 % beyond their bytes.
     """
-    return RoundUp(N / 25, 1)
+    return RoundUp(N, 25) / 25
 
 
 def load_staging() -> sympy.Expr:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import sympy
+
 from specplan.formulas.bind import Value, evaluate
+from specplan.formulas.catalogue import expression
 from specplan.ledger import Owner, Phase
 from specplan.provenance import Source
 
@@ -26,7 +29,7 @@ class Knobs:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """An item whose bytes may be an array, with the values its formula was given."""
+    """An item whose bytes may be an array, with the values its formula was given, and the parts of its own formula."""
 
     name: str
     owner: Owner
@@ -35,6 +38,12 @@ class Term:
     source: Source
     values: dict[str, Value]
     bytes: Value
+    parts: tuple[tuple[str, sympy.Expr], ...] = ()
+
+    @property
+    def expression(self) -> sympy.Expr:
+        """The sum of the parts where there are any, else the catalogue's."""
+        return sympy.Add(*(expr for _, expr in self.parts)) if self.parts else expression(self.formula_id)
 
 
 def term(

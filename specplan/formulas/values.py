@@ -112,14 +112,15 @@ def _moe_values(layers: int, moe: MoeArch) -> dict[str, Value]:
     }
 
 
-def precision_values(dtype: str, kv_dtype: str) -> dict[str, Value]:
+def precision_values(arch: ModelArch, dtype: str, kv_dtype: str) -> dict[str, Value]:
     """Values of the symbols that describe element sizes."""
-    weights = weight_format(dtype)
+    weights = weight_format(dtype, arch.stored)
     activation_bytes = float_bytes(weights.compute_dtype)
     return {
         "s": activation_bytes,
         "s_w": weights.matrix_bytes,
         "s_c": weights.scale_bytes,
+        "s_v": weights.stored.vector_bytes if weights.stored is not None else activation_bytes,
         "s_kv": float_bytes(kv_dtype),
         "f_h": int(activation_bytes < 4),
         "f_k": int(kv_dtype != weights.compute_dtype),

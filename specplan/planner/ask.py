@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 
 from specplan.arch_checks import check_vocabularies
-from specplan.device import DeviceSpec
 from specplan.devices.resolve import resolve_device
-from specplan.dtypes import FLOAT_BYTES, canonical_dtype, float_bytes, weight_format
+from specplan.dtypes import canonical_dtype, float_bytes, weight_dtype, weight_format
 from specplan.errors import InputError
 from specplan.models.resolve import resolve_model
 from specplan.plan import ModelInput, PlanInputs
 from specplan.planner.question import Question
+from specplan.planner.weights import AUTO, draft_weights, target_weights
 from specplan.speculation import DRAFTERS, HEAD_DRAFTERS, Drafter, Tree
 from specplan.trees import find_tree
 from specplan.workload import Workload
 
-AUTO = "auto"
 _DEFAULT_CONTEXT = 4096
 _NEWEST_TRANSFORMERS = "5.23.0"
 _DEFAULT_TREE = "medusa-default"
@@ -55,7 +54,20 @@ def ask(
     draft_input = resolve_model(draft) if draft is not None else None
     if draft_input is not None:
         check_vocabularies(target.arch, draft_input.arch, f"--draft {draft}")
-    workload = _workload(target, draft_input, device, context, batch_size, dtype, kv_dtype, draft_dtype, draft_kv_dtype)
+    target, weights = target_weights(target, dtype, device)
+    draft_weight = weights  # without a draft its precision is spelled as the target's: a plan says one thing only
+    if draft_input is not None:
+        draft_input, draft_weight = draft_weights(draft_input, draft_dtype, target, weights, device)
+    elif draft_dtype != AUTO:
+        weight_dtype(draft_dtype)
+    workload = Workload(
+        context=min(target.arch.max_position_embeddings, _DEFAULT_CONTEXT) if context is None else context,
+        batch_size=batch_size,
+        dtype=weights,
+        kv_dtype=_kv_dtype(kv_dtype, target, weights),
+        draft_dtype=draft_weight,
+        draft_kv_dtype=_kv_dtype(draft_kv_dtype, draft_input or target, draft_weight),
+    )
     memory = int(device.memory_bytes.value)
     if budget is not None and budget > memory:
         raise InputError(f"--budget {budget}: {device.name} has only {memory} bytes")
@@ -123,43 +135,8 @@ def _shares_head(share_head: bool, drafter: str) -> bool:
     return share_head
 
 
-def _workload(
-    target: ModelInput,
-    draft: ModelInput | None,
-    device: DeviceSpec,
-    context: int | None,
-    batch_size: int,
-    dtype: str,
-    kv_dtype: str,
-    draft_dtype: str,
-    draft_kv_dtype: str,
-) -> Workload:
-    weights = _dtype(dtype, target, device)
-    # without a draft its precision is spelled as the target's, so that the plan says one thing only
-    draft_weights = weights if draft is None or draft_dtype == AUTO else weight_format(draft_dtype).name
-    return Workload(
-        context=min(target.arch.max_position_embeddings, _DEFAULT_CONTEXT) if context is None else context,
-        batch_size=batch_size,
-        dtype=weights,
-        kv_dtype=_kv_dtype(kv_dtype, weights),
-        draft_dtype=draft_weights,
-        draft_kv_dtype=_kv_dtype(draft_kv_dtype, draft_weights),
-    )
-
-
-def _dtype(name: str, model: ModelInput, device: DeviceSpec) -> str:
-    """auto: float32 on a CPU, elsewhere what the weights are published in, or float16 for quantized files."""
-    if name != AUTO:
-        return weight_format(name).name
-    if device.kind == "cpu":
-        return "float32"
-    published = model.arch.dtype if model.arch.dtype in FLOAT_BYTES else "float16"
-    assert published is not None
-    return "float16" if published == "bfloat16" and "bfloat16" not in device.flop_per_s else published
-
-
-def _kv_dtype(name: str, weights: str) -> str:
+def _kv_dtype(name: str, model: ModelInput, weights: str) -> str:
     if name == AUTO:
-        return weight_format(weights).compute_dtype
+        return weight_format(weights, model.arch.stored).compute_dtype
     float_bytes(name)
     return canonical_dtype(name)

@@ -180,14 +180,14 @@ def _head_seconds(scenario: Scenario) -> Times:
     batch, heads = workload.batch_size, scenario.heads
     if isinstance(heads, MedusaHeads):
         elements = heads.num_heads * (heads.num_layers * target.hidden_size**2 + target.num_head_elements)
-        moved = elements * float_bytes(weight_format(workload.dtype).compute_dtype)
+        moved = elements * float_bytes(weight_format(workload.dtype, target.stored).compute_dtype)
         seconds = moved / (scenario.device.memory_bandwidth_bytes_per_s.value * BANDWIDTH_EFFICIENCY)
         launches = heads.num_heads * (4 + 3 * heads.topk) * scenario.device.kernel_launch_s.value
         return np.full(1, (seconds + launches) / max(1, scenario.speculation.num_draft_nodes))
     assert heads is not None
     layer = head_layer(heads, target)
     return pass_seconds(
-        layer, scenario.device, weight_format(workload.dtype).compute_dtype, workload.kv_dtype,
+        layer, scenario.device, weight_format(workload.dtype, target.stored).compute_dtype, workload.kv_dtype,
         rows=batch, batch_size=batch, context=workload.mean_context, logits_rows=batch, head_rows=batch,
     )  # fmt: skip
 
