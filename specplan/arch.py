@@ -139,7 +139,7 @@ class ModelArch:
         intermediate_size: I, rows of a dense layer's gate matrix and of its up matrix; 0 without dense layers.
         num_attention_heads: H, query heads.
         num_key_value_heads: H_k; H is a multiple of it.
-        head_dim: d; H·d need not equal h.
+        head_dim: d; H·d need not equal h. In latent attention the rotated part, ``qk_rope_head_dim``.
         vocab_size: V, padding included.
         max_position_embeddings: the context that the model was trained for.
         tie_word_embeddings: the output head is the input embedding.

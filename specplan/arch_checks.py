@@ -28,9 +28,18 @@ _LIMITS = {
     "head_dim": 1 << 14,
     "vocab_size": 1 << 24,
     "max_position_embeddings": 1 << 28,
-    "rotary_dim": 1 << 14,
 }
 _MAX_SIZE = 1 << 20
+#: What layers of a type need beyond what every model has.
+_NEEDS = {
+    "latent_attention": "latent",
+    "linear_attention": "linear_attention",
+    "mamba": "mamba",
+    "hybrid": "mamba",
+    "sliding_attention": "sliding_window",
+    "moe": "moe",
+    "dense": "intermediate_size",
+}
 _MAY_BE_ZERO = ("q_lora_rank", "shared_intermediate_size", "dt_rank", "num_heads", "num_groups")
 _POSITIVE_NUMBERS = (
     "rms_norm_eps",
@@ -60,9 +69,9 @@ def check_sizes(arch: ModelArch, where: str) -> None:
             f"{where}: num_attention_heads {arch.num_attention_heads} is not a multiple of "
             f"num_key_value_heads {arch.num_key_value_heads}"
         )
-    if arch.head_dim % 2 or arch.rotary_dim % 2 or arch.rotary_dim > arch.head_dim:
+    if arch.head_dim % 2 or arch.rotary_dim % 2 or not 1 <= arch.rotary_dim <= arch.head_dim:
         raise InputError(
-            f"{where}: head_dim is {arch.head_dim}, {arch.rotary_dim} of it rotated: expected even numbers"
+            f"{where}: head_dim is {arch.head_dim}, rotary_dim {arch.rotary_dim}: expected even numbers above 0"
         )
     for field in _POSITIVE_NUMBERS:
         value = getattr(arch, field)
@@ -83,18 +92,10 @@ def _check_layers(arch: ModelArch, where: str) -> None:
     for field in ("layer_types", "mlp_types"):
         if len(getattr(arch, field)) != arch.num_hidden_layers:
             raise InputError(f"{where}: {field} has {len(getattr(arch, field))} entries, expected one per layer")
-    needs = {
-        "latent_attention": arch.latent,
-        "linear_attention": arch.linear_attention,
-        "mamba": arch.mamba,
-        "hybrid": arch.mamba,
-        "sliding_attention": arch.sliding_window,
-        "moe": arch.moe,
-        "dense": arch.intermediate_size or None,
-    }
     for layer in dict.fromkeys((*arch.layer_types, *arch.mlp_types)):
-        if layer in needs and needs[layer] is None:
-            raise InputError(f"{where}: has layers of type {layer} and does not say their sizes")
+        need = _NEEDS.get(layer)
+        if need is not None and getattr(arch, need) in (None, 0):
+            raise InputError(f"{where}: layers of type {layer} need {need}, which is {getattr(arch, need)}")
     if not 0 <= arch.intermediate_size <= _MAX_SIZE:
         raise InputError(f"{where}: intermediate_size is {arch.intermediate_size}, expected up to {_MAX_SIZE}")
     for part in (arch.moe, arch.latent, arch.linear_attention, arch.mamba):
@@ -109,7 +110,7 @@ def _check_part(part: MoeArch | LatentArch | LinearAttentionArch | MambaArch, wh
         if not isinstance(value, bool) and not least <= value <= _MAX_SIZE:
             raise InputError(f"{where}: {field.name} is {value}, expected {least} to {_MAX_SIZE}")
     if isinstance(part, MoeArch) and part.num_experts_per_tok > part.num_experts:
-        raise InputError(f"{where}: {part.num_experts_per_tok} experts per token of {part.num_experts}")
+        raise InputError(f"{where}: num_experts_per_tok is {part.num_experts_per_tok}, of {part.num_experts} experts")
 
 
 def check_vocabularies(target: ModelArch, draft: ModelArch, where: str) -> None:

@@ -78,6 +78,7 @@ def tiny_question(**changes: Any) -> Question:
         "budget_bytes": 4 << 30,
         "keep": 0.96,
         "heads": None,
+        "transformers_version": None,
         "context": 256,
         "batch_size": 1,
         "dtype": "float32",
@@ -102,13 +103,18 @@ def tiny_plan(**changes: Any) -> Plan:
     return result
 
 
-def random_model(config: dict[str, Any]) -> Any:
-    """A transformers model with random weights on CPU."""
+def unquantized(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a config without the storage format of its weights."""
+    return {key: copy.deepcopy(value) for key, value in config.items() if key != "quantization_config"}
+
+
+def random_model(config: dict[str, Any], **options: Any) -> Any:
+    """A transformers model with random weights on CPU, or on the device of a ``with`` around the call."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**unquantized(config)), **options)
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,12 @@ _QUESTION = (
         metavar="T",
         help="Tree that heads draft: a bundled one such as medusa-default, or a JSON file of paths.",
     ),
+    click.option(
+        "--forward",
+        type=click.Choice(["specplan", "transformers"]),
+        default="specplan",
+        help="Whose forward pass to plan for: the runtime's own, or the installed transformers'.",
+    ),
     click.option("--share-head", is_flag=True, help="Medusa heads without output heads of their own."),
     click.option("--gpu", required=True, metavar="G", help="Device profile such as rtx-4090, or local."),
     click.option(

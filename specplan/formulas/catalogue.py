@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import sympy
 
 from specplan.formulas import heads, kvcache, quantized, stored_weights, symbols, system, weights, workspace
+from specplan.formulas.transformers_families import FORWARDS, forward_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Formula:
 
 
 _LAYOUT = "the runtime's own layout, checked against traces and measurements in tests"
+_TRANSFORMERS = "transformers 5.17 to 5.23 and torch 2.11 to 2.13, checked against traces"
 _HEADS = "the layout of published checkpoints"
 _LIBRARIES = "layouts of quantization libraries, compared with what they store, and the architecture"
 _KERNELS = "the released sources of the libraries that the kernels are from"
@@ -53,6 +55,13 @@ def _cublas() -> sympy.Expr:
 def _process() -> sympy.Expr:
     """Interpreter, torch, tokenizer and thread pools, as resident memory."""
     return sympy.Symbol("process_bytes", integer=True, nonnegative=True)
+
+
+def _forwards() -> Iterator[Formula]:
+    """Transformers' own forward, one formula for each form that families share."""
+    first = {forward_id(model_type): model_type for model_type in reversed(FORWARDS)}
+    for name, model_type in first.items():
+        yield Formula(name, f"transformers' forward of {model_type}", FORWARDS[model_type].workspace, _TRANSFORMERS)
 
 
 FORMULAS = {
@@ -90,6 +99,10 @@ FORMULAS = {
         Formula("load_staging", "loader's staging tile", system.load_staging, "the loader's tile size"),
         Formula("device_context", "driver context", _context, "the device profile"),
         Formula("cublas_workspace", "cuBLAS workspace", _cublas, "PyTorch's defaults, CUDABlas.cpp"),
+        *_forwards(),
+        Formula("sampling", "one row of probabilities", workspace.sampling, _LAYOUT),
+        Formula("rope_buffers", "rotary frequencies of transformers", kvcache.rope_buffers, _TRANSFORMERS),
+        Formula("allocator_slack", "allocator slack", system.allocator_slack, "the allocator model"),
         Formula(
             "allocator_rounding",
             "allocator rounding",

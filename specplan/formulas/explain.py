@@ -12,7 +12,8 @@ from specplan.errors import InputError
 from specplan.formulas.bind import Value, evaluate_expression
 from specplan.formulas.catalogue import FORMULAS, MEANINGS, STAGES, Formula, expression
 from specplan.formulas.functions import ALIGNMENT
-from specplan.formulas.memory import MemoryModel, Term
+from specplan.formulas.memory import MemoryModel
+from specplan.formulas.term import Term
 from specplan.plan import Plan
 from specplan.scenario import Scenario
 from specplan.units import format_exact_bytes

@@ -10,8 +10,9 @@ import sympy
 
 from specplan.formulas.bind import evaluate_expression
 from specplan.formulas.functions import RoundUp
-from specplan.formulas.memory import MemoryModel, Term
+from specplan.formulas.memory import MemoryModel
 from specplan.formulas.symbols import MEANINGS
+from specplan.formulas.term import Term
 from specplan.knob import Knob, knobs_of
 from specplan.ledger import MemoryLedger, Phase
 from specplan.scenario import Scenario

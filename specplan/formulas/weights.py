@@ -119,7 +119,10 @@ def attention() -> Part:
 
 
 def latent_attention() -> Part:
-    """Queries, compressed or not; the compressed row of keys and values, and what expands it; output matrix."""
+    """Queries, compressed or not; the compressed row of keys and values, and what expands it; output matrix.
+
+    Biases are those of the matrices that compress, and of the output.
+    """
     width = H * (d_n + d_r)
     matrices = (
         (f_q, r_q, h),
@@ -129,7 +132,8 @@ def latent_attention() -> Part:
         (1, H * (d_n + d_v), r_k),
         (1, h, H * d_v),
     )
-    return Part(L_m, matrices, ((f_q, r_q), (1, r_k)))
+    biases = ((b_q * f_q, r_q), (b_q, r_k + d_r), (b_o, h))
+    return Part(L_m, matrices, ((f_q, r_q), (1, r_k), *biases))
 
 
 def linear_attention() -> Part:

@@ -6,23 +6,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from specplan.arch import ModelArch, RopeScaling
+from specplan.arch import ModelArch
 from specplan.arch_checks import check_sizes
 from specplan.dtypes import canonical_dtype
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import Family, family_of
-from specplan.models.config_layers import latent_of, layer_types, linear_of, mamba_of, mlp_types, moe_of
+from specplan.models.config_layers import layer_types, mlp_types, num_layers_of
+from specplan.models.config_parts import latent_of, linear_of, mamba_of, moe_of
 from specplan.models.config_reader import ConfigReader
+from specplan.models.config_rope import local_rope_theta, rope_parameters, rope_scaling, rope_theta, rotary_dim
 from specplan.models.quantization import read_quantization
 from specplan.models.storage import stored_weights
-
-#: Scalings that size nothing: planned, not run. ``su`` is longrope's first name.
-_PLANNED_SCALINGS: dict[Any, Literal["yarn", "longrope", "dynamic"]] = {
-    "yarn": "yarn",
-    "longrope": "longrope",
-    "su": "longrope",
-    "dynamic": "dynamic",
-}
 
 
 def read_config(config: Any, where: str) -> ModelArch:
@@ -40,19 +34,17 @@ def read_config(config: Any, where: str) -> ModelArch:
         raise InputError(f"{where}: expected a JSON object with a model's configuration")
     reader = ConfigReader(config, where)
     family = family_of(reader.text("model_type"), where)
-    _refuse_unmodelled(config, where)
-    heads = reader.integer("num_attention_heads")
-    hidden = reader.integer("hidden_size")
-    rope = _rope_parameters(reader)
-    head_dim = _or_default(reader, "head_dim", family.default_head_dim, _divide(hidden, heads, where))
+    _refuse_unmodelled(config, family, where)
+    hidden, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
+    rope, head_dim = rope_parameters(reader), _head_dim(reader, family, hidden, heads)
     layers = layer_types(reader, family)
     arch = ModelArch(
         model_type=family.model_type,
-        num_hidden_layers=reader.integer("num_hidden_layers"),
+        num_hidden_layers=num_layers_of(reader),
         hidden_size=hidden,
         intermediate_size=_intermediate_size(reader, family),
         num_attention_heads=heads,
-        num_key_value_heads=_or_default(reader, "num_key_value_heads", family.default_kv_heads, heads),
+        num_key_value_heads=_key_value_heads(reader, family, heads),
         head_dim=head_dim,
         vocab_size=reader.integer("vocab_size"),
         max_position_embeddings=reader.integer("max_position_embeddings"),
@@ -70,12 +62,12 @@ def read_config(config: Any, where: str) -> ModelArch:
         norm_offset=family.norm_offset,
         norm_placement=_norm_placement(reader, family),
         hidden_act=_activation(reader, family),
-        rms_norm_eps=reader.number("rms_norm_eps", reader.number("layer_norm_eps", _default_epsilon(family))),
-        rope_theta=_rope_theta(reader, rope, family),
-        local_rope_theta=_local_rope_theta(reader, family),
-        rotary_dim=_rotary_dim(reader, rope, head_dim),
-        rope_scaling=_rope_scaling(rope, where),
-        attention_multiplier=_attention_multiplier(reader),
+        rms_norm_eps=reader.positive("rms_norm_eps", reader.positive("layer_norm_eps", family.default_epsilon)),
+        rope_theta=rope_theta(reader, rope, family),
+        local_rope_theta=local_rope_theta(reader, family),
+        rotary_dim=rotary_dim(reader, rope, family, head_dim),
+        rope_scaling=rope_scaling(rope),
+        attention_multiplier=_attention_multiplier(reader, family),
         attention_softcap=_softcap(reader, "attn_logit_softcapping", family, 50.0),
         logit_softcap=_softcap(reader, "final_logit_softcapping", family, 30.0),
         embedding_multiplier=float(hidden) ** 0.5 if family.norm_placement == "sandwich" else 1.0,
@@ -92,22 +84,43 @@ def read_config(config: Any, where: str) -> ModelArch:
     return arch if quantization is None else dataclasses.replace(arch, stored=stored_weights(arch, quantization))
 
 
-def _refuse_unmodelled(config: Mapping[str, Any], where: str) -> None:
-    if config.get("auto_map"):
+def _refuse_unmodelled(config: Mapping[str, Any], family: Family, where: str) -> None:
+    if config.get("auto_map") and not _names_own_classes(config["auto_map"], family):
         raise UnsupportedError(f"{where}: auto_map names remote code, which specplan never runs")
+    if config.get("use_bidirectional_attention"):
+        raise UnsupportedError(f"{where}: use_bidirectional_attention is set: this is no decoder")
+
+
+def _names_own_classes(auto_map: Any, family: Family) -> bool:
+    """Whether the code that a config names is that of the family itself, from before libraries had it."""
+    if family.classes is None or not isinstance(auto_map, Mapping):
+        return False
+    names = [name.rpartition(".")[2] if isinstance(name, str) else "" for name in auto_map.values()]
+    return all(name.startswith(family.classes) for name in names)
 
 
 def _or_default(reader: ConfigReader, field: str, absent: int | None, null: int) -> int:
     """Transformers' rule: an absent field takes the family's default, an explicit null follows from other fields."""
     if field not in reader.config and absent is not None:
         return absent
-    return reader.integer(field, null)
+    return reader.size(field, null)
 
 
-def _divide(hidden: int, heads: int, where: str) -> int:
-    if heads < 1:
-        raise InputError(f"{where}: num_attention_heads is {heads}, expected at least 1")
-    return hidden // heads
+def _head_dim(reader: ConfigReader, family: Family, hidden: int, heads: int) -> int:
+    """Of queries and keys; in latent attention of their rotated part, as transformers has it."""
+    if family.mixer == "latent":
+        return reader.size("qk_rope_head_dim")
+    if family.multi_head:
+        if hidden % heads:
+            raise InputError(f"{reader.where}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+        return hidden // heads
+    return _or_default(reader, "head_dim", family.default_head_dim, hidden // heads)
+
+
+def _key_value_heads(reader: ConfigReader, family: Family, heads: int) -> int:
+    if family.multi_head or family.mixer == "latent":
+        return heads
+    return _or_default(reader, "num_key_value_heads", family.default_kv_heads, heads)
 
 
 def _bias(reader: ConfigReader, family: Family, fixed: bool | None) -> bool:
@@ -127,96 +140,32 @@ def _norm_placement(reader: ConfigReader, family: Family) -> Literal["pre", "pos
     return family.norm_placement
 
 
-def _default_epsilon(family: Family) -> float:
-    return 1e-5 if family.model_type in ("gpt_neox", "phi3", "olmo2", "mixtral", "bamba", "falcon_h1") else 1e-6
-
-
-def _attention_multiplier(reader: ConfigReader) -> float | None:
-    if reader.config.get("attention_multiplier") is not None:
-        return reader.number("attention_multiplier", 1.0)
-    if reader.config.get("query_pre_attn_scalar") is None:
+def _attention_multiplier(reader: ConfigReader, family: Family) -> float | None:
+    if family.model_type == "granitemoehybrid":
+        return reader.positive("attention_multiplier", 1.0)
+    if family.norm_placement != "sandwich":
         return None
-    scalar = reader.number("query_pre_attn_scalar", 256.0)
-    if not 0 < scalar < 1e6:
-        raise InputError(f"{reader.where}: query_pre_attn_scalar is {scalar!r}, expected a positive number")
-    return float(scalar**-0.5)
+    return float(reader.positive("query_pre_attn_scalar", 256.0) ** -0.5)
 
 
 def _softcap(reader: ConfigReader, field: str, family: Family, default: float) -> float | None:
-    """Gemma 2 bounds scores and logits unless its config says null; in other families the field is absent or null."""
-    if reader.config.get(field) is None and (field in reader.config or family.model_type != "gemma2"):
+    """Gemma 2 bounds scores and logits unless its config says null, Gemma 3 when it does not; no other family does."""
+    absent = default if family.model_type == "gemma2" else None
+    if family.norm_placement != "sandwich" or reader.config.get(field, absent) is None:
         return None
-    return reader.number(field, default)
+    return reader.positive(field, default)
 
 
 def _window(reader: ConfigReader, family: Family) -> int:
     return reader.integer("sliding_window", family.default_window)
 
 
-def _local_rope_theta(reader: ConfigReader, family: Family) -> float | None:
-    """Gemma 3's windowed layers have a base of their own."""
-    if family.model_type != "gemma3_text":
-        return None
-    local = reader.number("rope_local_base_freq", 10000.0)
-    rope = reader.config.get("rope_parameters")
-    sliding = rope.get("sliding_attention") if isinstance(rope, Mapping) else None
-    if isinstance(sliding, Mapping):
-        local = ConfigReader(sliding, f"{reader.where}: rope_parameters.sliding_attention").number("rope_theta", local)
-    return local
-
-
-def _rope_theta(reader: ConfigReader, rope: Mapping[str, Any], family: Family) -> float:
-    named = reader.number("rope_theta", reader.number("rotary_emb_base", family.default_rope_theta))
-    return ConfigReader(rope, reader.where).number("rope_theta", named)
-
-
-def _rotary_dim(reader: ConfigReader, rope: Mapping[str, Any], head_dim: int) -> int:
-    """Some families rotate only the front of each head."""
-    share = reader.number("partial_rotary_factor", reader.number("rotary_pct", 1.0))
-    share = ConfigReader(rope, reader.where).number("partial_rotary_factor", share)
-    if not 0 < share <= 1:
-        raise InputError(f"{reader.where}: partial_rotary_factor is {share!r}, expected a share above 0, at most 1")
-    return int(head_dim * share)
-
-
 def _activation(reader: ConfigReader, family: Family) -> str:
-    name = reader.text("hidden_activation", reader.text("hidden_act", family.activations[0]))
+    field = "hidden_activation" if family.norm_placement == "sandwich" else "hidden_act"
+    name = reader.text(field, family.activations[0])
     if name not in family.activations:
-        raise UnsupportedError(f"{reader.where}: activation {name!r} is not supported for {family.model_type}")
+        raise UnsupportedError(f"{reader.where}: {field} {name!r} is not supported for {family.model_type}")
     return name
-
-
-def _rope_parameters(reader: ConfigReader) -> Mapping[str, Any]:
-    """The rope fields, under their name before transformers 5 (rope_scaling) or since (rope_parameters)."""
-    rope = reader.config.get("rope_parameters") or reader.config.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise InputError(f"{reader.where}: rope_scaling is {rope!r}, expected an object")
-    if "full_attention" in rope:  # one set per layer type; global layers decide theta
-        rope = rope["full_attention"]
-    if not isinstance(rope, Mapping):
-        raise InputError(f"{reader.where}: rope_parameters.full_attention is {rope!r}, expected an object")
-    return rope
-
-
-def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    reader = ConfigReader(rope, f"{where}: rope_scaling")
-    if kind == "linear":
-        return RopeScaling("linear", reader.number("factor", 1.0))
-    if kind == "llama3":
-        return RopeScaling(
-            "llama3",
-            reader.number("factor", 8.0),
-            reader.number("low_freq_factor", 1.0),
-            reader.number("high_freq_factor", 4.0),
-            reader.integer("original_max_position_embeddings", 8192),
-        )
-    if kind in _PLANNED_SCALINGS:
-        return RopeScaling(_PLANNED_SCALINGS[kind], reader.number("factor", 1.0))
-    known = ", ".join(("default", "linear", "llama3", *_PLANNED_SCALINGS))
-    raise UnsupportedError(f"{where}: rope type {kind!r} is not supported: one of {known}")
 
 
 def _dtype(config: Mapping[str, Any]) -> str | None:
@@ -226,6 +175,6 @@ def _dtype(config: Mapping[str, Any]) -> str | None:
 
 def _token_ids(value: Any, where: str) -> tuple[int, ...]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-        raise InputError(f"{where}: eos_token_id is {value!r}, expected integers")
+    if not all(type(token) is int and abs(token) < 1 << 31 for token in ids):
+        raise InputError(f"{where}: eos_token_id is {value!r}, expected token ids")
     return tuple(ids)

@@ -18,7 +18,7 @@ from specplan.models.names import naming_of
 from specplan.models.tensors import TensorEntry, check_tensors, expected_tensors
 
 #: In GGUF, these families do not say that they window.
-_NO_WINDOWS = ("none", "all", "if_used")
+_NO_WINDOWS = ("none", "all", "if_used", "all_if_used")
 
 
 def read_gguf_arch(header: GgufHeader, path: Path) -> ModelArch:

@@ -49,7 +49,7 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
         inputs=inputs,
         workload=question.workload,
         speculation=choice.speculation,
-        forward="specplan" if runs else "unsupported",
+        forward="transformers" if inputs.transformers_version else "specplan" if runs else "unsupported",
         ledger=ledger,
         estimate=_estimate(choice, plain or choice),
         marks=find_marks(question, groups),

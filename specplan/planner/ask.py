@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 from specplan.arch_checks import check_vocabularies
 from specplan.devices.resolve import resolve_device
 from specplan.dtypes import canonical_dtype, float_bytes, weight_dtype, weight_format
@@ -15,6 +17,7 @@ from specplan.trees import find_tree
 from specplan.workload import Workload
 
 _DEFAULT_CONTEXT = 4096
+_NEWEST_TRANSFORMERS = "5.23.0"
 _DEFAULT_TREE = "medusa-default"
 _SELF_SUFFICIENT = ("none", "ngram", "early_exit")
 _DEFAULT_MAX_SPECULATIVE_TOKENS = 16
@@ -37,7 +40,9 @@ def ask(
     alpha: float | None = None,
     num_speculative_tokens: int | None = None,
     tree: str | None = None,
+    num_draft_nodes: int | None = None,
     share_head: bool = False,
+    forward: str = "specplan",
 ) -> Question:
     """Resolve names and defaults; the arguments are the options of ``specplan analyze``.
 
@@ -66,22 +71,35 @@ def ask(
     memory = int(device.memory_bytes.value)
     if budget is not None and budget > memory:
         raise InputError(f"--budget {budget}: {device.name} has only {memory} bytes")
-    inputs = PlanInputs(target, draft_input, device, budget or memory, keep)
+    inputs = PlanInputs(target, draft_input, device, budget or memory, keep, None, _transformers_version(forward))
     return Question(
         inputs=inputs,
         workload=workload,
-        drafters=_drafters(drafter, draft_input, num_speculative_tokens),
+        drafters=_drafters(drafter, draft_input, num_speculative_tokens, forward),
         alpha=alpha,
         num_speculative_tokens=num_speculative_tokens,
         max_speculative_tokens=_DEFAULT_MAX_SPECULATIVE_TOKENS,
         tree=_tree(tree, drafter, num_speculative_tokens),
         tree_fixed=tree is not None,
+        num_draft_nodes=_num_draft_nodes(num_draft_nodes, drafter),
         shares_head=_shares_head(share_head, drafter),
         must_speculate=drafter not in (AUTO, "none") or (drafter == AUTO and num_speculative_tokens is not None),
     )
 
 
-def _drafters(drafter: str, draft: ModelInput | None, num_speculative_tokens: int | None) -> tuple[Drafter, ...]:
+def _transformers_version(forward: str) -> str | None:
+    """The installed version, or the newest whose memory is known: its forward decides the workspace."""
+    if forward != "transformers":
+        return None
+    try:
+        return importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        return _NEWEST_TRANSFORMERS
+
+
+def _drafters(
+    drafter: str, draft: ModelInput | None, num_speculative_tokens: int | None, forward: str
+) -> tuple[Drafter, ...]:
     if drafter == "draft_model" and draft is None:
         raise InputError("--drafter draft_model needs --draft with the draft model")
     if drafter == "none" and num_speculative_tokens is not None:
@@ -89,7 +107,8 @@ def _drafters(drafter: str, draft: ModelInput | None, num_speculative_tokens: in
     if draft is not None and drafter not in (AUTO, "draft_model"):
         raise InputError(f"--draft is of no use with --drafter {drafter}")
     if drafter == AUTO:
-        return tuple(name for name in DRAFTERS if name in _SELF_SUFFICIENT or (name == "draft_model" and draft))
+        own = ("none", "ngram") if forward == "transformers" else _SELF_SUFFICIENT
+        return tuple(name for name in DRAFTERS if name in own or (name == "draft_model" and draft))
     return ("none", *(name for name in DRAFTERS if name == drafter and name != "none"))
 
 
@@ -102,6 +121,12 @@ def _tree(reference: str | None, drafter: str, num_speculative_tokens: int | Non
     if num_speculative_tokens is not None:
         raise InputError("--tree and --num-speculative-tokens contradict each other")
     return find_tree(reference)
+
+
+def _num_draft_nodes(number: int | None, drafter: str) -> int | None:
+    if number is not None and drafter not in HEAD_DRAFTERS:
+        raise InputError(f"num_draft_nodes is for trees: --drafter {' or '.join(HEAD_DRAFTERS)}, not {drafter}")
+    return number
 
 
 def _shares_head(share_head: bool, drafter: str) -> bool:

@@ -33,6 +33,7 @@ class Question:
         must_speculate: plain decoding is a comparison only, not an answer.
         tree: of the drafters that have heads; None for their default.
         tree_fixed: all of the tree is drafted; otherwise its first nodes, as many as pay.
+        num_draft_nodes: how many of the tree's first nodes are drafted, None to search or for all.
         shares_head: Medusa heads end in the target's output head.
     """
 
@@ -45,11 +46,14 @@ class Question:
     must_speculate: bool
     tree: Tree | None = None
     tree_fixed: bool = False
+    num_draft_nodes: int | None = None
     shares_head: bool = False
 
     def tree_of(self, drafter: Drafter) -> Tree | None:
         """The tree that a drafter proposes, None for a chain."""
-        return self.tree if drafter in HEAD_DRAFTERS else None
+        if drafter not in HEAD_DRAFTERS or self.tree is None or self.num_draft_nodes is None:
+            return self.tree if drafter in HEAD_DRAFTERS else None
+        return self.tree.pruned(self.num_draft_nodes)
 
     def alpha_of(self, drafter: Drafter) -> float | None:
         """The user's rate where it applies: to the draft model when there is one, else to every drafter."""
@@ -128,6 +132,9 @@ def notes(question: Question) -> tuple[str, ...]:
                 f"the runtime does not run {model.arch.model_type}{of}: a plan for reading, its workspace modelled"
             )
         found += _weight_notes(role, model, weight_format(_dtype_of(question, model), model.arch.stored), question)
+    if question.inputs.transformers_version is not None:
+        version = question.inputs.transformers_version
+        found.append(f"workspace of the forward of transformers {version}, which the runtime does not run yet")
     if any(drafter in HEAD_DRAFTERS for drafter in question.drafters):
         found.append("the runtime does not load heads yet: a plan for reading")
     return tuple(found)
