@@ -77,7 +77,7 @@ def weight_dtype(name: str) -> str:
     return canonical
 
 
-def weight_format(name: str, stored: StoredWeights | None) -> WeightFormat:
+def weight_format(name: str, stored: StoredWeights | None = None) -> WeightFormat:
     """The weight format called ``name``.
 
     Args:

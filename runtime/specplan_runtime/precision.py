@@ -43,5 +43,5 @@ def draft_precision(plan: Plan) -> Precision:
 
 
 def _precision(dtype: str, kv_dtype: str) -> Precision:
-    weights = weight_format(dtype, None)
+    weights = weight_format(dtype)
     return Precision(_TORCH[weights.compute_dtype], _TORCH[kv_dtype], weights.quantized)

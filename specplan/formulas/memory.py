@@ -10,19 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from specplan.arch import ModelArch
-from specplan.dtypes import WeightFormat, float_bytes, weight_format
+from specplan.dtypes import WeightFormat, weight_format
 from specplan.families import FAMILIES
 from specplan.formulas import system
-from specplan.formulas.bind import Value, evaluate, evaluate_expression
-from specplan.formulas.quantized import format_values, kernel_values
-from specplan.formulas.stored_weights import stored_expression, stored_parts
+from specplan.formulas.bind import Value, evaluate
+from specplan.formulas.stored_terms import dequantized_term, stored_term
 from specplan.formulas.term import Knobs, Term, fixed, term
 from specplan.formulas.transformers_terms import transformers_terms
 from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
 from specplan.heads import Eagle3Head, MedusaHeads, head_layer
 from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Phase
 from specplan.provenance import Source
-from specplan.reconstruction import largest_reconstruction
 from specplan.scenario import Scenario
 from specplan.speculation import HEAD_DRAFTERS, Chain, Tree
 
@@ -111,7 +109,9 @@ class MemoryModel:
             for formula_id in _MEDUSA_WORKSPACE if "K_h" in values else _WORKSPACE:
                 yield term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values, source)
             if phase not in ("prefill_draft", "draft") or self.scenario.heads is None:
-                yield from self._dequantized(phase, "draft" if draft else "target", values)
+                owner: Literal["target", "draft"] = "draft" if draft else "target"
+                kind = self.scenario.device.kind
+                yield from dequantized_term(phase, self._arch(owner), self._weights(owner), kind, values["T"])
         yield from self._system_terms()
 
     def _model_terms(self, owner: Literal["target", "draft"]) -> Iterator[Term]:
@@ -121,9 +121,7 @@ class MemoryModel:
         if stored is None:
             yield term(f"{owner}.weights", owner, "resident", "weights", values)
         else:
-            num_bytes = evaluate_expression(stored_expression(stored), values)
-            name, parts = f"{owner}.weights", stored_parts(stored)
-            yield Term(name, owner, "resident", "stored_weights", "exact", values, num_bytes, parts)
+            yield stored_term(f"{owner}.weights", owner, stored, values)
         yield term(f"{owner}.kv_cache", owner, "resident", "kv_cache", values)
         if values["L_l"] or values["L_s"]:
             state = values | {"gamma": self.knobs.gamma}
@@ -157,19 +155,6 @@ class MemoryModel:
         yield term("drafter.kv_cache", "drafter", "resident", "kv_cache", values | own | slots)
         yield term("drafter.features", "drafter", "resident", "features", kept, "modelled")
 
-    def _dequantized(self, phase: Phase, owner: Literal["target", "draft"], values: dict[str, Value]) -> Iterator[Term]:
-        """What the kernel of a library's format writes out in a pass, where any pass does."""
-        weights = self._weights(owner)
-        largest = largest_reconstruction(self._arch(owner), weights, self.scenario.device.kind)
-        if largest is None:
-            return
-        rule, form, (rows, columns) = largest
-        rows_of_pass, name = values["T"], f"{phase}.dequantized"
-        numbers: dict[str, Value] = {**format_values(form), "w_r": rows, "w_c": columns}
-        numbers |= kernel_values(rule, form, float_bytes(weights.compute_dtype), rows_of_pass)
-        sure = np.all((rows_of_pass < (rule.from_rows or 1)) | (rows_of_pass >= (rule.certain_from_rows or 1)))
-        yield term(name, "runtime", phase, "dequantized", numbers, "published" if sure else "assumed")
-
     @property
     def _verify_rows(self) -> Value:
         return self.scenario.workload.batch_size * (self.knobs.gamma + 1)
@@ -201,11 +186,11 @@ class MemoryModel:
         scenario, workload = self.scenario, self.scenario.workload
         if owner == "target":
             arch, slots = scenario.target, self.target_slots
-            precision = precision_values(arch, workload.dtype, workload.kv_dtype)
+            precision = precision_values(workload.dtype, workload.kv_dtype, arch.stored)
         else:
             assert scenario.draft is not None
             arch, slots = scenario.draft, self.draft_slots
-            precision = precision_values(arch, workload.draft_dtype, workload.draft_kv_dtype)
+            precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype, arch.stored)
         cache = {"B": workload.batch_size, "C": workload.context} | slot_values(arch, slots, self._written)
         return arch_values(arch) | precision | cache
 

@@ -64,11 +64,11 @@ def _values(scenario: Scenario, knobs: Knobs, owner: Literal["target", "draft"])
     workload = scenario.workload
     if owner == "target":
         arch, slots = scenario.target, workload.context + knobs.gamma + 1
-        precision = precision_values(arch, workload.dtype, workload.kv_dtype)
+        precision = precision_values(workload.dtype, workload.kv_dtype, arch.stored)
     else:
         assert scenario.draft is not None
         arch, slots = scenario.draft, workload.context + knobs.gamma
-        precision = precision_values(arch, workload.draft_dtype, workload.draft_kv_dtype)
+        precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype, arch.stored)
     kinds = len(set(arch.layer_types))
     everywhere = slot_values(arch, slots, slots) | {"L_w": 0, "S_w": 1, "S_x": slots, "x_f": 1, "x_w": 0}
     forward: dict[str, Value] = {"n_m": kinds, "n_o": kinds if arch.local_rope_theta is not None else 1}

@@ -8,6 +8,7 @@ from specplan.arch import LatentArch, LinearAttentionArch, MambaArch, ModelArch,
 from specplan.dtypes import float_bytes, weight_format
 from specplan.formulas.bind import Value
 from specplan.heads import Eagle3Head, Heads, MedusaHeads
+from specplan.stored import StoredWeights
 
 _NO_MOE = MoeArch(0, 0, 0)
 _NO_LATENT = LatentArch(0, 0, 0, 0, 0)
@@ -112,9 +113,9 @@ def _moe_values(layers: int, moe: MoeArch) -> dict[str, Value]:
     }
 
 
-def precision_values(arch: ModelArch, dtype: str, kv_dtype: str) -> dict[str, Value]:
+def precision_values(dtype: str, kv_dtype: str, stored: StoredWeights | None = None) -> dict[str, Value]:
     """Values of the symbols that describe element sizes."""
-    weights = weight_format(dtype, arch.stored)
+    weights = weight_format(dtype, stored)
     activation_bytes = float_bytes(weights.compute_dtype)
     return {
         "s": activation_bytes,

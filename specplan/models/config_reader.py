@@ -11,6 +11,9 @@ from specplan.errors import InputError, UnsupportedError
 MAX_SIZE = 1 << 20
 MAX_NUMBER = 1e15
 _SHOWN = 80
+#: No width of a model is larger, no frequency or factor either.
+MAX_SIZE = 1 << 20
+MAX_NUMBER = 1e15
 
 
 class ConfigReader:
@@ -41,7 +44,7 @@ class ConfigReader:
         return value
 
     def size(self, field: str, default: int | None = None, *, least: int = 1, most: int = MAX_SIZE) -> int:
-        """A whole number from ``least`` to ``most``."""
+        """A whole number from ``least`` to ``most``, the default too."""
         value = self.integer(field, default)
         if not least <= value <= most:
             raise InputError(f"{self.where}: {field} is {shown(value)}, expected {least} to {most}")
@@ -60,7 +63,7 @@ class ConfigReader:
         """A real number above 0, within reason."""
         value = self.number(field, default)
         if not 0 < value < MAX_NUMBER:
-            raise InputError(f"{self.where}: {field} is {value!r}, expected a positive number")
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected a positive number")
         return value
 
     def number(self, field: str, default: float) -> float:
