@@ -160,6 +160,8 @@ def family_configs(
     }
     if own_head_dim:
         config["head_dim"] = head_dim
+    if family == "gpt_neox":
+        config["rotary_pct"] = 1.0
     if family == "llama":
         config["mlp_bias"] = draw(st.booleans())
     if family in ("gemma2", "gemma3_text") and config["sliding_window"] is None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specplan.allocator import requested_bytes
 from specplan.formulas.bind import evaluate_expression
 from specplan.formulas.system import allocator_rounding, expandable_rounding, segment_rounding
 from specplan.models.config import read_config
@@ -109,13 +110,11 @@ def test_rounding_formulas_equal_the_model(num_bytes: int) -> None:
 
 @settings(max_examples=400)
 @given(SIZES, st.integers(0, 30 * MIB))
-def test_the_ledgers_rounding_is_a_monotone_bound(num_bytes: int, more: int) -> None:
+def test_the_ledgers_rounding_is_what_the_runtimes_request_reserves(num_bytes: int, more: int) -> None:
     def planned(size: int) -> int:
         rounding = evaluate_expression(allocator_rounding(), {"N": size})
         assert isinstance(rounding, int)
         return size + rounding
 
     assert planned(num_bytes) <= planned(num_bytes + more)
-    assert planned(num_bytes) >= reserved_for(num_bytes)
-    if not 10 * MIB - 512 < num_bytes <= 20 * MIB - 2 * MIB:
-        assert planned(num_bytes) == reserved_for(num_bytes)
+    assert num_bytes == 0 or planned(num_bytes) == reserved_for(requested_bytes(num_bytes))
