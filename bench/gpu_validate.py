@@ -1,11 +1,13 @@
 """What the memory model says against what a CUDA (or ROCm) device reports, part by part.
 
-    python -m bench.gpu_validate --fuzz 20
+    python -m bench.gpu_validate --fuzz 20 --plans --output profiles/measured/h100.json
 
 ``--fuzz N``: N random sequences of requests and frees are replayed by torch on the device and by
 `specplan.allocator.AllocatorModel`, without and with expandable segments, each in a fresh process. After every step
 requested, allocated and reserved bytes must be equal. Versions of torch choose differently between free blocks of equal
 size: the model is told the version, and for 2.11 where the driver put each segment, which torch's snapshot says.
+
+``--plans``: two dozen plans of eight families, with random weights (bench/random_plans.py). Runs on a CPU too.
 
 A part prints its table and returns 0 when all is equal, else 1. Without a device it says so and returns 0.
 """
@@ -19,10 +21,12 @@ import random
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from bench.random_plans import validate_plans
 from specplan.allocator import AllocatorModel
 from specplan.units import format_bytes
 
@@ -191,6 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fuzz", type=int, metavar="N", default=0, help="part one: N random sequences of requests")
     parser.add_argument("--steps", type=int, default=400, help="steps of each sequence")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plans", action="store_true", help="part two: plans with random weights")
+    parser.add_argument("--output", type=Path, help="part two: write what was measured to this JSON file")
     parser.add_argument("--replay", action="store_true", help=argparse.SUPPRESS)  # the process on the device
     options = parser.parse_args(arguments)
     if options.replay:
@@ -201,8 +207,10 @@ def main(arguments: list[str] | None = None) -> int:
     results = []
     if options.fuzz:
         results.append(fuzz_allocator(options.fuzz, options.steps, options.seed))
+    if options.plans:
+        results.append(validate_plans(options.output))
     if not results:
-        parser.error("choose a part: --fuzz N")
+        parser.error("choose a part: --fuzz N, --plans")
     return max(results)
 
 

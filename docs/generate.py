@@ -22,9 +22,8 @@ import sympy
 from click.testing import CliRunner
 
 from specplan.cli.main import cli
-from specplan.formulas.catalogue import FORMULAS, STAGES, expression
+from specplan.formulas.catalogue import FORMULAS, MEANINGS, STAGES, expression
 from specplan.formulas.functions import ALIGNMENT
-from specplan.formulas.symbols import MEANINGS
 from specplan.plan import SCHEMA_VERSION, Plan
 
 DOCS = Path(__file__).parent

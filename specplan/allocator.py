@@ -230,3 +230,8 @@ class AllocatorModel:
         for name, change in changes.items():
             self._current[name] += change
             self._peak[name] = max(self._peak[name], self._current[name])
+
+
+def requested_bytes(num_bytes: int) -> int:
+    """What to ask for instead of one long-lived block: from 1 to 10 MiB a little more reserves half as much."""
+    return max(num_bytes, MIN_LARGE_BYTES) if num_bytes > SMALL_BYTES else num_bytes

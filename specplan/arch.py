@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from specplan.stored import StoredWeights
+
 #: What mixes tokens in a layer.
 LayerType = Literal["full_attention", "sliding_attention", "latent_attention", "linear_attention", "mamba", "hybrid"]
 #: What follows it.
@@ -171,6 +173,7 @@ class ModelArch:
         mamba: None without such layers.
         dtype: the dtype that the weights are published in, None when the file does not say.
         eos_token_ids: tokens that end generation.
+        stored: how quantized weights are stored, in the file or as ``--dtype`` asks; None without quantization.
     """
 
     model_type: str
@@ -212,6 +215,7 @@ class ModelArch:
     mamba: MambaArch | None
     dtype: str | None
     eos_token_ids: tuple[int, ...]
+    stored: StoredWeights | None = None
 
     @property
     def num_norms_per_layer(self) -> int:

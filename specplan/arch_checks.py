@@ -6,8 +6,11 @@ import dataclasses
 import math
 
 from specplan.arch import LatentArch, LinearAttentionArch, MambaArch, ModelArch, MoeArch, RopeScaling
+from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import family_of
+from specplan.matrices import matrix_shapes
+from specplan.stored import check_stored
 
 #: No device has more; sums stay far from 64 bits.
 MAX_BUDGET_BYTES = 1 << 60
@@ -76,6 +79,10 @@ def check_sizes(arch: ModelArch, where: str) -> None:
             raise InputError(f"{where}: {field} is {value!r}, expected a positive number")
     if arch.sliding_window is not None and not 1 <= arch.sliding_window <= 1 << 28:
         raise InputError(f"{where}: sliding_window is {arch.sliding_window}, expected at least 1")
+    if arch.stored is not None:
+        check_stored(arch.stored, frozenset(matrix_shapes(arch)), f"{where}: stored")
+        if arch.stored.compute_dtype not in FLOAT_BYTES:
+            raise InputError(f"{where}: stored.compute_dtype is {arch.stored.compute_dtype!r}, expected a float")
     if arch.rope_scaling is not None:
         _check_rope_scaling(arch.rope_scaling, f"{where}: rope_scaling")
 

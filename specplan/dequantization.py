@@ -92,6 +92,26 @@ def kernel(name: str) -> Kernel:
         raise UnsupportedError(f"kernel {name!r} is not supported: one of {', '.join(KERNELS)}") from None
 
 
+def default_kernel(form_name: str, device_kind: str) -> Kernel:
+    """The kernel that a plan assumes for a storage format: what the usual engine takes on such a device.
+
+    Args:
+        form_name: of a quantized format.
+        device_kind: cuda, rocm, mps or cpu.
+    """
+    own = {"nf4": "bitsandbytes-4bit", "fp4": "bitsandbytes-4bit", "llm.int8": "bitsandbytes-8bit"}
+    family = form_name.removesuffix("-double")
+    if family in own:
+        return KERNELS[own[family]]
+    if form_name.startswith("ggml-"):
+        return KERNELS["llama.cpp-cpu" if device_kind == "cpu" else "llama.cpp-mmq"]
+    if form_name.startswith(("fp8", "int8-channel", "mxfp8")):
+        return KERNELS["scaled-mm"]
+    if device_kind != "cuda" and form_name.startswith(("gptq", "awq")):
+        return KERNELS["torch-gptqmodel" if form_name.startswith("gptq") else "awq-autoawq"]
+    return KERNELS["exllama-vllm" if form_name in ("gptq-int2", "gptq-int3") else "marlin"]
+
+
 def dequantized_bytes(
     rule: Kernel, form: StoredFormat, rows: int, columns: int, compute_bytes: int, pass_rows: int
 ) -> int:

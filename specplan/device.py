@@ -49,7 +49,8 @@ class DeviceSpec:
             if major >= 9:
                 source: Source = "published" if major == 9 else "assumed"
                 return Figure(33_554_432, source, "PyTorch's default on Hopper; newer devices are taken to be the same")
-            return Figure(8_519_680, "published", "PyTorch's default below compute capability 9.0")
+            default = "PyTorch's default below compute capability 9.0: 8 519 680 bytes, in a segment of 20 MiB"
+            return Figure(20 << 20, "published", default)
         if self.kind == "rocm":
             mi300 = (self.compute_capability or "").startswith("gfx94")
             return Figure(

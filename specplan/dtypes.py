@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specplan.errors import UnsupportedError
+from specplan.errors import InputError, UnsupportedError
+from specplan.formats import STORED_FORMATS
+from specplan.stored import StoredWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,28 +15,39 @@ class WeightFormat:
 
     Attributes:
         name: what ``--dtype`` says.
-        matrix_bytes: bytes per matrix element.
-        scale_bytes: bytes of the scale that each output row carries (0 where there is none).
+        matrix_bytes: bytes per matrix element in our own runtime; of what is not quantized where a library stores it.
+        scale_bytes: bytes of the scale that each output row carries in our own runtime, else 0.
         compute_dtype: dtype of activations, norms, biases and the untied input embedding.
+        stored: how a library stores the weights; None for the formats that our own runtime runs.
     """
 
     name: str
     matrix_bytes: int
     scale_bytes: int
     compute_dtype: str
+    stored: StoredWeights | None = None
 
     @property
     def quantized(self) -> bool:
-        """Whether matrices are held in fewer bits than activations."""
+        """Whether our own runtime holds matrices in fewer bits than activations."""
         return self.scale_bytes > 0
 
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-WEIGHT_FORMATS = {
+#: What our own runtime has kernels for.
+RUNTIME_FORMATS = {
     **{name: WeightFormat(name, size, 0, name) for name, size in FLOAT_BYTES.items()},
     "int8": WeightFormat("int8", 1, 2, "bfloat16"),
 }
+#: As the file has them.
+STORED = "stored"
+#: What a quantization library makes of a model.
+LIBRARY_FORMATS = tuple(
+    name for name in STORED_FORMATS if name not in RUNTIME_FORMATS and not name.startswith("ggml-")
+)  # fmt: skip
+#: Every name of a weight dtype.
+WEIGHT_DTYPES = (*RUNTIME_FORMATS, STORED, *LIBRARY_FORMATS)
 
 _SPELLINGS = {
     "fp32": "float32",
@@ -52,16 +65,35 @@ def canonical_dtype(name: str) -> str:
     return _SPELLINGS.get(bare, bare)
 
 
-def weight_format(name: str) -> WeightFormat:
-    """The weight format called ``name``.
+def weight_dtype(name: str) -> str:
+    """The canonical name of a weight dtype.
 
     Raises:
-        UnsupportedError: a dtype that the runtime has no kernel for.
+        UnsupportedError: no such dtype; the message lists those there are.
     """
-    try:
-        return WEIGHT_FORMATS[canonical_dtype(name)]
-    except KeyError:
-        raise UnsupportedError(f"dtype {name!r} is not supported: one of {', '.join(WEIGHT_FORMATS)}") from None
+    canonical = canonical_dtype(name)
+    if canonical not in WEIGHT_DTYPES:
+        raise UnsupportedError(f"dtype {name!r} is not supported: one of {', '.join(WEIGHT_DTYPES)}")
+    return canonical
+
+
+def weight_format(name: str, stored: StoredWeights | None = None) -> WeightFormat:
+    """The weight format called ``name``.
+
+    Args:
+        name: one of ``WEIGHT_DTYPES``.
+        stored: of the model, for formats that our own runtime does not run.
+
+    Raises:
+        UnsupportedError: no such dtype.
+        InputError: a library's format for a model that does not say how it is stored.
+    """
+    dtype = weight_dtype(name)
+    if dtype in RUNTIME_FORMATS:
+        return RUNTIME_FORMATS[dtype]
+    if stored is None or dtype not in (STORED, stored.name):
+        raise InputError(f"dtype {dtype!r} contradicts how the model is stored ({stored.name if stored else 'plain'})")
+    return WeightFormat(dtype, float_bytes(stored.compute_dtype), 0, stored.compute_dtype, stored)
 
 
 def float_bytes(name: str) -> int:

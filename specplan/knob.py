@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specplan.scenario import Scenario
-from specplan.speculation import Chain
+from specplan.speculation import MAX_NODES, Chain, Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,12 @@ def _speculation(scenario: Scenario, **changes: Any) -> Scenario:
     return dataclasses.replace(scenario, speculation=dataclasses.replace(scenario.speculation, **changes))
 
 
+def _pruned(scenario: Scenario, num_draft_nodes: int) -> Scenario:
+    """The tree's first nodes; a chain has no nodes to leave out."""
+    shape = scenario.speculation.shape
+    return _speculation(scenario, shape=shape.pruned(num_draft_nodes)) if isinstance(shape, Tree) else scenario
+
+
 _MOST_TOKENS = 1 << 24
 
 _ENTRIES = (
@@ -63,6 +69,10 @@ _ENTRIES = (
         lambda s: s.speculation.num_draft_nodes, lambda s, value: _speculation(s, shape=Chain(value)),
     ),
     Knob(
+        "num_draft_nodes", "node", "nodes", 1, MAX_NODES,
+        lambda s: s.speculation.num_draft_nodes, _pruned,
+    ),
+    Knob(
         "prefill_chunk", "row", "rows", 1, _MOST_TOKENS,
         lambda s: s.speculation.prefill_chunk, lambda s, value: _speculation(s, prefill_chunk=value),
     ),
@@ -76,11 +86,13 @@ _ENTRIES = (
 KNOBS = {knob.name: knob for knob in _ENTRIES}
 
 #: Those that ``specplan solve --for`` answers.
-SOLVABLE = ("context", "batch_size", "num_speculative_tokens")
+SOLVABLE = ("context", "batch_size", "num_speculative_tokens", "num_draft_nodes")
 
 
 def knobs_of(scenario: Scenario) -> tuple[Knob, ...]:
     """The knobs that this scenario has: plain decoding drafts nothing."""
     speculation = scenario.speculation
-    drafts_chain = speculation.drafter != "none" and isinstance(speculation.shape, Chain)
-    return tuple(knob for knob in _ENTRIES if drafts_chain or knob.name != "num_speculative_tokens")
+    absent = {"num_draft_nodes"} if isinstance(speculation.shape, Chain) else {"num_speculative_tokens"}
+    if speculation.drafter == "none":
+        absent.add("num_speculative_tokens")
+    return tuple(knob for knob in _ENTRIES if knob.name not in absent)

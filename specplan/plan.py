@@ -45,6 +45,7 @@ class PlanInputs:
         budget_bytes: the bytes that the process may use on the device.
         keep: share of the best speed that the ``keeps`` mark asks for.
         heads: of a drafter that rides on the target's hidden states, None for others.
+        transformers_version: whose forward computes the models; None for the runtime's own decoder.
     """
 
     target: ModelInput
@@ -53,6 +54,7 @@ class PlanInputs:
     budget_bytes: int
     keep: float
     heads: Heads | None = None
+    transformers_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ class Plan:
         inputs: models, device and budget.
         workload: context, batch and precision.
         speculation: the chosen drafter and knobs.
-        forward: who computes the forward pass; ``unsupported`` plans can be read but not run.
+        forward: who computes the forward pass; only ``specplan`` plans are run, the others are for reading.
         ledger: every byte.
         estimate: modelled speed.
         marks: budgets at which more becomes possible.
@@ -171,7 +173,7 @@ class Plan:
     inputs: PlanInputs
     workload: Workload
     speculation: Speculation
-    forward: Literal["specplan", "unsupported"]
+    forward: Literal["specplan", "transformers", "unsupported"]
     ledger: MemoryLedger
     estimate: Estimate
     marks: Marks
@@ -188,7 +190,15 @@ class Plan:
         """The question that the plan answers."""
         draft = self.inputs.draft.arch if self.inputs.draft is not None else None
         inputs = self.inputs
-        return Scenario(inputs.target.arch, draft, inputs.device, self.workload, self.speculation, inputs.heads)
+        return Scenario(
+            inputs.target.arch,
+            draft,
+            inputs.device,
+            self.workload,
+            self.speculation,
+            inputs.heads,
+            inputs.transformers_version,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,14 +96,14 @@ def _check_drafter(plan: Plan, where: str) -> None:
 
 def _check_dtypes(plan: Plan, where: str) -> None:
     workload = plan.workload
-    checks = {
-        "dtype": weight_format,
-        "draft_dtype": weight_format,
-        "kv_dtype": float_bytes,
-        "draft_kv_dtype": float_bytes,
-    }
-    for key, check in checks.items():
+    target, draft = plan.inputs.target, plan.inputs.draft or plan.inputs.target
+    for key in ("kv_dtype", "draft_kv_dtype"):
         try:
-            check(getattr(workload, key))
+            float_bytes(getattr(workload, key))
         except UnsupportedError as error:
             raise UnsupportedError(f"{where}: workload.{key}: {error}") from None
+    for key, model in (("dtype", target), ("draft_dtype", draft)):
+        try:
+            weight_format(getattr(workload, key), model.arch.stored)
+        except InputError as error:
+            raise type(error)(f"{where}: workload.{key}: {error}") from None

@@ -22,6 +22,7 @@ class Scenario:
         workload: context, batch and precision.
         speculation: drafter and its knobs.
         heads: of a drafter that rides on the target's hidden states, None for others.
+        transformers_version: whose forward computes the models; None for the runtime's own decoder.
     """
 
     target: ModelArch
@@ -30,3 +31,4 @@ class Scenario:
     workload: Workload
     speculation: Speculation
     heads: Heads | None = None
+    transformers_version: str | None = None

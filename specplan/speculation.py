@@ -10,6 +10,9 @@ Drafter = Literal["none", "ngram", "draft_model", "early_exit", "medusa", "eagle
 DRAFTERS: tuple[Drafter, ...] = ("none", "ngram", "draft_model", "early_exit", "medusa", "eagle3", "mtp")
 HEAD_DRAFTERS: tuple[Drafter, ...] = ("medusa", "eagle3", "mtp")
 
+#: Nodes that a tree may have.
+MAX_NODES = 1024
+
 #: A path from the root: element i is the rank of the token among the proposals for depth i + 1.
 Path = tuple[int, ...]
 

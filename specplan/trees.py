@@ -8,11 +8,10 @@ from pathlib import Path
 from specplan.errors import InputError
 from specplan.json_input import read_json
 from specplan.profiles import find_profile, read_profile, unknown_profile
-from specplan.speculation import Tree
+from specplan.speculation import MAX_NODES, Tree
 from specplan.strict import decode
 
 _MAX_FILE_BYTES = 1 << 20
-MAX_NODES = 1024
 MAX_DEPTH = 64
 _MAX_RANK = 1024
 

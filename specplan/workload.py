@@ -12,7 +12,7 @@ class Workload:
     Attributes:
         context: tokens per sequence, prompt and answer together.
         batch_size: sequences decoded at once.
-        dtype: weight format of the target (``specplan.dtypes.WEIGHT_FORMATS``).
+        dtype: weight format of the target (``specplan.dtypes.WEIGHT_DTYPES``).
         kv_dtype: element type of the target's KV cache.
         draft_dtype: weight format of the draft model.
         draft_kv_dtype: element type of the draft's KV cache.

@@ -125,3 +125,49 @@ def trees(draw: st.DrawFn, max_nodes: int = 12) -> Tree:
         rank = sum(path[:-1] == parent for path in nodes)
         nodes.append((*parent, rank))
     return Tree(tuple(nodes))
+
+
+_EXPERTS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts"}
+_ALL_FAMILIES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt_neox", "olmo2", "mixtral", "qwen3_moe",
+)  # fmt: skip
+
+
+@st.composite
+def family_configs(
+    draw: st.DrawFn, families: tuple[str, ...] = _ALL_FAMILIES, head_dims: tuple[int, ...] = (2, 6, 16, 24, 36)
+) -> dict[str, Any]:
+    """A small config.json of a family that the runtime computes; sizes that are multiples of nothing much."""
+    family = draw(st.sampled_from(families))
+    kv_heads, head_dim = draw(st.integers(1, 3)), draw(st.sampled_from(head_dims))
+    heads = kv_heads * draw(st.integers(1, 3))
+    own_head_dim = family in ("qwen3", "gemma2", "gemma3_text", "qwen3_moe", "mistral", "mixtral")
+    layers = draw(st.integers(1, 3))
+    config: dict[str, Any] = {
+        "model_type": family,
+        "num_hidden_layers": layers,
+        "hidden_size": 16 * draw(st.integers(1, 9)) if own_head_dim else heads * head_dim,
+        "intermediate_size": 16 * draw(st.integers(1, 12)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads if family == "gpt_neox" else kv_heads,
+        "vocab_size": draw(st.integers(3, 500)),
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": draw(st.booleans()),
+        "attention_bias": draw(st.booleans()) if family in ("llama", "qwen3", "gpt_neox") else False,
+        "sliding_window": draw(st.none() | st.integers(1, 60)),
+        "use_sliding_window": True,
+        "query_pre_attn_scalar": 8,
+    }
+    if own_head_dim:
+        config["head_dim"] = head_dim
+    if family == "llama":
+        config["mlp_bias"] = draw(st.booleans())
+    if family in ("gemma2", "gemma3_text") and config["sliding_window"] is None:
+        config["sliding_window"] = 7
+    if family in ("qwen2", "qwen3", "qwen3_moe"):
+        config["max_window_layers"] = draw(st.integers(0, layers))
+    if family in _EXPERTS:
+        experts = draw(st.integers(1, 4))
+        config |= {_EXPERTS[family]: experts, "num_experts_per_tok": draw(st.integers(1, experts))}
+        config["moe_intermediate_size"] = 16 * draw(st.integers(1, 4))
+    return config

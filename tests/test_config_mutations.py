@@ -62,7 +62,7 @@ def read(config: Any) -> ModelArch | None:
         assert "config.json: " in text
         assert "\n" not in text
         return None
-    values = arch_values(arch) | precision_values("float16", "float32") | slot_values(arch, 100, 3)
+    values = arch_values(arch) | precision_values(arch, "float16", "float32") | slot_values(arch, 100, 3)
     values |= {"B": 2, "gamma": 2}
     assert evaluate("weights", values) > 0
     assert evaluate("kv_cache", values) >= 0

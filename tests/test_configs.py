@@ -196,9 +196,11 @@ def test_an_unknown_architecture_is_named(name: str) -> None:
     assert "qwen3" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [{"quant_method": "awq", "bits": 4}, {"bits": 4}, "gptq", ["awq"], 1], ids=str)
-def test_quantized_checkpoints_are_refused(value: Any) -> None:
-    with pytest.raises(UnsupportedError, match="quantization_config"):
+@pytest.mark.parametrize(
+    "value", [{"quant_method": "awq", "bits": 4}, {"quant_method": "hqq"}, {"bits": 4}, "gptq", ["awq"], 1], ids=str
+)
+def test_quantization_that_does_not_fit_the_model_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="quantization_config"):
         read(llama_config(quantization_config=value))
 
 

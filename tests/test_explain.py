@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from specplan import planfile
 from specplan.devices.bundled import device_profile
-from specplan.formulas.memory import Knobs, MemoryModel
+from specplan.formulas.memory import MemoryModel
 from specplan.formulas.peak import explain_peak
 from specplan.formulas.sensitivity import Sensitivity, sensitivities
+from specplan.formulas.term import Knobs
 from specplan.knob import KNOBS, knobs_of
 from specplan.output import peak as peak_output
 from specplan.output import sensitivity as sensitivity_output

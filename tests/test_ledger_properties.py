@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from specplan.devices.bundled import device_profile
 from specplan.errors import InputError
 from specplan.formulas.catalogue import FORMULAS
-from specplan.formulas.memory import Knobs, MemoryModel
+from specplan.formulas.memory import MemoryModel
+from specplan.formulas.term import Knobs
 from specplan.ledger import PHASES, MemoryLedger
 from specplan.models.config import read_config
 from specplan.plan import Infeasible

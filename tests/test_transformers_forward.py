@@ -63,7 +63,7 @@ def values_of(model: PreTrainedModel, shape: ForwardShape, version: str = INSTAL
         "H": config.num_attention_heads,
         "H_k": config.num_key_value_heads,
         "d": d,
-        "d_r": int(d * (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)),
+        "d_o": int(d * (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)),
         "V": config.vocab_size,
         "s": model.dtype.itemsize,
         "f_h": int(model.dtype.itemsize < 4),
@@ -72,7 +72,7 @@ def values_of(model: PreTrainedModel, shape: ForwardShape, version: str = INSTAL
         "S": shape.num_slots,
         "R": shape.num_sequences * shape.num_logits,
         "n_m": kinds,
-        "n_r": kinds,
+        "n_o": kinds,
     }
     return values | forward_flags(version, values)
 

@@ -14,7 +14,8 @@ import pytest
 from specplan.arch import ModelArch
 from specplan.devices.bundled import device_profile
 from specplan.families import FAMILIES
-from specplan.formulas.memory import Knobs, MemoryModel
+from specplan.formulas.memory import MemoryModel
+from specplan.formulas.term import Knobs
 from specplan.models.config import read_config
 from specplan.profiles import profile_names, read_profile
 from specplan.scenario import Scenario

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from specplan.allocator import requested_bytes
 from specplan.errors import BudgetError
 
 #: Every tensor starts at a multiple of this many bytes.
@@ -34,11 +35,14 @@ class Arena:
     def allocate(cls, capacity_bytes: int, device: torch.device) -> Arena:
         """An arena over a fresh block, zeroed so that no row ever starts out as NaN.
 
+        On a GPU a block below 10 MiB would be given a segment of 20 MiB: it is asked for as 10 MiB instead.
+
         Raises:
             BudgetError: the device does not have the memory.
         """
         try:
-            block = torch.zeros(capacity_bytes, dtype=torch.uint8, device=device)
+            requested = capacity_bytes if device.type == "cpu" else requested_bytes(capacity_bytes)
+            block = torch.zeros(requested, dtype=torch.uint8, device=device)[:capacity_bytes]
         except (RuntimeError, MemoryError) as error:
             raise BudgetError(f"cannot allocate the plan's arena of {capacity_bytes} bytes on {device}") from error
         return cls(block)

@@ -48,8 +48,11 @@ class Attention:
         angles = work.angles[:fed]
         for table, frequencies in enumerate(self._parameters.inverse_frequencies):
             torch.mul(work.positions[:fed, None], frequencies, out=angles)
-            torch.cos(angles, out=work.cos[table][:fed])
-            torch.sin(angles, out=work.sin[table][:fed])
+            for function, place in ((torch.cos, work.cos[table][:fed]), (torch.sin, work.sin[table][:fed])):
+                if work.turned is None:
+                    function(angles, out=place)
+                else:  # an out of another dtype would make PyTorch allocate
+                    place.copy_(function(angles, out=work.turned[:fed]))
         self._full_mask = self._causal(work, span)
         self._window_mask = self._windowed(work, span)
 

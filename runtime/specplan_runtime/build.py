@@ -18,7 +18,7 @@ from specplan_runtime.drafters.medusa import MedusaDrafter
 from specplan_runtime.drafters.ngram import NgramDrafter
 from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, place
-from specplan_runtime.loading.load import Progress, load_parameters
+from specplan_runtime.loading.load import Progress, fill_randomly, load_parameters
 from specplan_runtime.loading.sources import open_source
 from specplan_runtime.span import Span
 from specplan_runtime.topology import Topology, topology_of
@@ -54,8 +54,13 @@ class Assembly:
         return max(decoder.largest_output_bytes for decoder in self.decoders)
 
 
-def assemble(plan: Plan, progress: Progress) -> Assembly:
+def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> Assembly:
     """Check that the plan is runnable here, allocate it, and load the weights.
+
+    Args:
+        plan: what to allocate.
+        progress: told a fraction while weights load.
+        random_weights: fill the arena with noise instead, for measurements of memory and speed.
 
     Raises:
         UnsupportedError: a plan that is for reading only, or a device that torch does not see.
@@ -68,11 +73,14 @@ def assemble(plan: Plan, progress: Progress) -> Assembly:
     counted = place(plan, Arena())
     _check_ledger(plan, counted.arena)
     budget.check_before_loading(plan, device)
-    sources = [open_source(model.reference, model.kind, model.arch) for model in _models(plan)]
+    sources = [] if random_weights else [open_source(m.reference, m.kind, m.arch) for m in _models(plan)]
     layout = place(plan, Arena.allocate(counted.arena.high_water, device))
     parameters = [layout.target, *([layout.draft] if layout.draft is not None else [])]
-    for number, (model, source) in enumerate(zip(parameters, sources, strict=True)):
+    for number, (model, source) in enumerate(zip(parameters, sources, strict=not random_weights)):
         load_parameters(model, source, lambda done, n=number: progress((n + done) / len(sources)))  # type: ignore[misc]
+    if random_weights:
+        for model in parameters:
+            fill_randomly(model)
     decoders = tuple(Decoder(model) for model in parameters)
     warm_up(layout, decoders, speculation=plan.speculation)
     return Assembly(

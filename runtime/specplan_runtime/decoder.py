@@ -1,6 +1,6 @@
 """The forward pass of Llama-like decoders, every intermediate in its place of the arena.
 
-Shapes: T rows of a pass = b sequences × n tokens, m = max(T, 2).
+Shapes: T rows of a pass = b sequences × n tokens, m = T, at least 2 in float32.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from specplan_runtime.attention import Attention
 from specplan_runtime.mlp import dense, mixture
 from specplan_runtime.norms import apply_norm
 from specplan_runtime.parameters import Layer, Norm, Parameters
+from specplan_runtime.precision import least_rows
 from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 
@@ -29,7 +30,7 @@ class Decoder:
         self.arch = parameters.arch
         self._attention = Attention(parameters)
         compute = parameters.precision.compute
-        self._min_rows = 2 if compute == torch.float32 and parameters.device.type != "cuda" else 1
+        self._min_rows = least_rows(compute)
         # the published models multiply by this number in their own precision
         self._embedding_multiplier = float(torch.tensor(self.arch.embedding_multiplier, dtype=compute))
         #: The most that int8 kernels held outside the arena at one time, for the measured ledger.

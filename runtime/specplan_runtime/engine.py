@@ -65,15 +65,16 @@ class Engine:
     Args:
         plan: what to allocate and how to speculate.
         progress: told a fraction while weights load.
+        random_weights: noise instead of the model's files, for measurements of memory and speed.
 
     Raises:
         BudgetError: the device cannot hold the plan.
         InputError: the model files are not those of the plan, or the plan is not one that this runtime runs.
     """
 
-    def __init__(self, plan: Plan, progress: Progress = lambda _: None) -> None:
+    def __init__(self, plan: Plan, progress: Progress = lambda _: None, random_weights: bool = False) -> None:
         self.plan = plan
-        self.assembly: Assembly = assemble(plan, progress)
+        self.assembly: Assembly = assemble(plan, progress, random_weights)
         self.drafter: Drafter = self.assembly.drafter
         self.stats = SpecStats()
         self.timings = Timings()

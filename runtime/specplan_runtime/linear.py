@@ -75,8 +75,7 @@ class Int8Linear:
         return self.weight.shape[0]
 
     def __call__(self, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
-        """The product in fresh memory, which the ledger counts as ``kernel_output``."""
-        assert place is None
+        """The product in fresh memory, which the ledger counts as ``kernel_output``; ``place`` is not used."""
         y = torch._weight_int8pack_mm(x, self.weight, self.scale)
         if self.bias is not None:
             y.add_(self.bias)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -107,6 +110,10 @@ class Parameters:
         """Where everything lives."""
         return self.columns.device
 
+    def weight_tensors(self) -> Iterator[torch.Tensor]:
+        """All weights, each once."""
+        yield from dict.fromkeys(tensors_in((self.embedding, self.head, self.final_norm, self.layers)))
+
     def rewound(self, num_cached: int, num_shared: int, num_drafted: int) -> int:
         """Leading tokens that the caches still hold after a conversation changed from its ``num_shared``-th token on.
 
@@ -168,6 +175,18 @@ class _Placer:
 
     def _weights(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return self.arena.take(f"{self.owner}.weights", shape, dtype, f"{self.owner}.weight_padding")
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors of dataclasses, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from tensors_in(entry)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, field.name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,11 @@ class Precision:
     int8: bool
 
 
+def least_rows(compute: torch.dtype) -> int:
+    """Rows that a product is fed at least: with one row, float32 takes the slow matrix-vector path of CPU libraries."""
+    return 2 if compute == torch.float32 else 1
+
+
 def target_precision(plan: Plan) -> Precision:
     """Of the plan's target."""
     return _precision(plan.workload.dtype, plan.workload.kv_dtype)

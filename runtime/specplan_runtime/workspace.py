@@ -9,7 +9,7 @@ import torch
 from specplan.arch import ModelArch, MoeArch
 from specplan_runtime.arena import Arena
 from specplan_runtime.parameters import Slots
-from specplan_runtime.precision import Precision
+from specplan_runtime.precision import Precision, least_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,14 @@ class PassShape:
 
 
 class Workspace:
-    """Buffers for passes of up to ``shape`` rows. Products are fed at least two rows (m = max(T, 2)).
+    """Buffers for passes of up to ``shape`` rows. Float32 products are fed at least two rows (m = max(T, 2), else T).
 
     Attributes:
         ids, positions: int64 [m].
         mask: bool, T·S flat, None when all layers are windowed.
         slot_positions: int64, b·S_w flat; window_mask, window_spare: bool, T·S_w flat; None without windowed layers.
-        angles: float32 [m, rotary_dim/2]; cos, sin: the same shape, for each set of frequencies.
+        angles: float32 [m, rotary_dim/2]; turned: the same, None for float32.
+        cos, sin: the same shape, for each set of frequencies.
         hidden: [m, h]; normed: flat, m·max(h, H·d); projected: flat, m·h, None for int8 without experts.
         mean_square: float32 [m, 1]; mean: the same, None in RMS norms; float_rows: float32 [m, h], None for float32.
         qkv: flat, None for int8; rotated: flat, m·(H+H_k)·rotary_dim/2; queries: flat, T·H·d; scores: flat, T·H·S_x.
@@ -53,7 +54,7 @@ class Workspace:
     def __init__(self, arena: Arena, arch: ModelArch, precision: Precision, shape: PassShape) -> None:
         self.shape = shape
         self._arena, self._arch, self._precision = arena, arch, precision
-        self.rows = max(shape.num_rows, 2)
+        self.rows = max(shape.num_rows, least_rows(precision.compute))
         self._place_rows()
         self.gate_up: torch.Tensor | None = None
         self.expert: ExpertBuffers | None = None
@@ -84,6 +85,7 @@ class Workspace:
         self.positions = self._take("tokens", (m,), torch.int64)
         self._place_masks()
         self.angles = self._take("rope", (m, half), torch.float32)
+        self.turned = self._take("rope", (m, half), torch.float32) if compute.itemsize < 4 else None
         tables = range(arch.num_rope_tables)
         self.cos = [self._take("rope", (m, half), compute) for _ in tables]
         self.sin = [self._take("rope", (m, half), compute) for _ in tables]
@@ -120,9 +122,10 @@ class Workspace:
             self.kv_cast = self._take("scratch", (cast,), compute)
         self.head_square = self.head_rows = None
         if arch.qk_norm is not None:
-            self.head_square = self._take("scratch", (m * heads,), torch.float32)
+            num_norms = 1 if arch.qk_norm == "full" else arch.num_attention_heads
+            self.head_square = self._take("scratch", (m * num_norms,), torch.float32)
             if compute.itemsize < 4:
-                self.head_rows = self._take("scratch", (m * heads * d,), torch.float32)
+                self.head_rows = self._take("scratch", (m * arch.num_attention_heads * d,), torch.float32)
 
     def _place_experts(self, moe: MoeArch) -> ExpertBuffers:
         arch, m, compute = self._arch, self.rows, self._precision.compute
@@ -147,8 +150,8 @@ class Workspace:
         self.keep = self._take("scratch", (vocab,), torch.bool)
 
     def write_tokens(self, ids: list[int], positions: list[int]) -> None:
-        """Put token ids and positions of a pass on the device; rows beyond them become token 0 at position 0."""
-        spare = [0] * max(0, 2 - len(ids))
+        """Put token ids and positions of a pass on the device; a row fed beyond them is token 0 at position 0."""
+        spare = [0] * max(0, min(2, self.rows) - len(ids))
         write_integers(self.ids, ids + spare)
         write_integers(self.positions, positions + spare)
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "specplan.cli.run",
     "check": "specplan.cli.check",
     "explain": "specplan.cli.explain",
+    "verify": "specplan.cli.verify",
     "pull": "specplan.cli.pull",
 }
 
@@ -27,6 +28,7 @@ _SUMMARIES = {
     "solve": "Find the largest context, batch or chain that fits a budget.",
     "run": "Generate text exactly inside a plan.",
     "check": "Does a plan still fit, and is it still true? For CI.",
+    "verify": "Replay a plan without memory, and hold what it allocates against its ledger.",
     "explain": "Show the formula behind a ledger item, or what decides a plan's peak.",
     "pull": "Fetch real weights into a local folder.",
 }

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from specplan.dtypes import WEIGHT_FORMATS
+from specplan.dtypes import WEIGHT_DTYPES
 from specplan.errors import InputError
 from specplan.speculation import DRAFTERS
 from specplan.units import parse_bytes
@@ -48,6 +48,12 @@ _QUESTION = (
         metavar="T",
         help="Tree that heads draft: a bundled one such as medusa-default, or a JSON file of paths.",
     ),
+    click.option(
+        "--forward",
+        type=click.Choice(["specplan", "transformers"]),
+        default="specplan",
+        help="Whose forward pass to plan for: the runtime's own, or the installed transformers'.",
+    ),
     click.option("--share-head", is_flag=True, help="Medusa heads without output heads of their own."),
     click.option("--gpu", required=True, metavar="G", help="Device profile such as rtx-4090, or local."),
     click.option(
@@ -57,7 +63,11 @@ _QUESTION = (
         help="Tokens per sequence, prompt and answer. [default: trained, at most 4096]",
     ),
     click.option("--batch-size", type=int, default=1, metavar="B", help="Sequences decoded at once."),
-    click.option("--dtype", default="auto", help=f"Weights of the target: auto, {', '.join(WEIGHT_FORMATS)}."),
+    click.option(
+        "--dtype",
+        default="auto",
+        help=f"Weights of the target: auto (as stored where that is quantized), {', '.join(WEIGHT_DTYPES)}.",
+    ),
     click.option("--kv-dtype", default="auto", help="KV cache of the target: auto, float32, bfloat16, float16."),
     click.option("--draft-dtype", default="auto", help="Weights of the draft. auto: as the target."),
     click.option("--draft-kv-dtype", default="auto", help="KV cache of the draft. auto: as its activations."),

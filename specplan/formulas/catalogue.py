@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import sympy
 
-from specplan.formulas import heads, kvcache, system, weights, workspace
+from specplan.formulas import heads, kvcache, quantized, stored_weights, symbols, system, weights, workspace
+from specplan.formulas.transformers_families import FORWARDS, forward_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,10 @@ class Formula:
 
 
 _LAYOUT = "the runtime's own layout, checked against traces and measurements in tests"
+_TRANSFORMERS = "transformers 5.17 to 5.23 and torch 2.11 to 2.13, checked against traces"
 _HEADS = "the layout of published checkpoints"
+_LIBRARIES = "layouts of quantization libraries, compared with what they store, and the architecture"
+_KERNELS = "the released sources of the libraries that the kernels are from"
 _ARCHITECTURE = "the architecture, checked against transformers models on the meta device"
 
 
@@ -53,10 +57,18 @@ def _process() -> sympy.Expr:
     return sympy.Symbol("process_bytes", integer=True, nonnegative=True)
 
 
+def _forwards() -> Iterator[Formula]:
+    """Transformers' own forward, one formula for each form that families share."""
+    first = {forward_id(model_type): model_type for model_type in reversed(FORWARDS)}
+    for name, model_type in first.items():
+        yield Formula(name, f"transformers' forward of {model_type}", FORWARDS[model_type].workspace, _TRANSFORMERS)
+
+
 FORMULAS = {
     formula.id: formula
     for formula in (
         Formula("weights", "model weights", weights.weights, _ARCHITECTURE),
+        Formula("stored_weights", "weights as stored", stored_weights.stored_weights, _LIBRARIES),
         Formula("weight_padding", "alignment of weights", weights.weight_padding, _LAYOUT),
         Formula("kv_cache", "KV cache", kvcache.kv_cache, _ARCHITECTURE),
         Formula("recurrent_state", "states of recurrent layers", kvcache.recurrent_state, _ARCHITECTURE),
@@ -81,9 +93,16 @@ FORMULAS = {
         Formula("projected", "block outputs", workspace.projected, _LAYOUT),
         Formula("norm", "norm statistics", workspace.norm, _LAYOUT),
         Formula("scratch", "scratch of the largest stage", workspace.scratch, _LAYOUT),
+        Formula(
+            "dequantized", "a matrix written out", quantized.dequantized, "released sources of the kernels' libraries"
+        ),
         Formula("load_staging", "loader's staging tile", system.load_staging, "the loader's tile size"),
         Formula("device_context", "driver context", _context, "the device profile"),
         Formula("cublas_workspace", "cuBLAS workspace", _cublas, "PyTorch's defaults, CUDABlas.cpp"),
+        *_forwards(),
+        Formula("sampling", "one row of probabilities", workspace.sampling, _LAYOUT),
+        Formula("rope_buffers", "rotary frequencies of transformers", kvcache.rope_buffers, _TRANSFORMERS),
+        Formula("allocator_slack", "allocator slack", system.allocator_slack, "the allocator model"),
         Formula(
             "allocator_rounding",
             "allocator rounding",
@@ -94,8 +113,16 @@ FORMULAS = {
     )
 }
 
+#: What every symbol stands for.
+MEANINGS: dict[sympy.Symbol, str] = symbols.MEANINGS | quantized.MEANINGS
+
 #: The stages inside ``scratch``, for explanations.
-STAGES = {"attention": workspace.attention, "mlp": workspace.mlp, "head": workspace.head}
+STAGES = {
+    "attention": workspace.attention,
+    "mlp": workspace.mlp,
+    "experts": workspace.experts,
+    "head": workspace.head,
+}
 
 
 @cache

@@ -10,10 +10,10 @@ import sympy
 
 from specplan.errors import InputError
 from specplan.formulas.bind import Value, evaluate_expression
-from specplan.formulas.catalogue import FORMULAS, STAGES, Formula, expression
+from specplan.formulas.catalogue import FORMULAS, MEANINGS, STAGES, Formula, expression
 from specplan.formulas.functions import ALIGNMENT
-from specplan.formulas.memory import MemoryModel, Term
-from specplan.formulas.symbols import MEANINGS
+from specplan.formulas.memory import MemoryModel
+from specplan.formulas.term import Term
 from specplan.plan import Plan
 from specplan.scenario import Scenario
 from specplan.units import format_exact_bytes
@@ -39,7 +39,7 @@ class Explanation:
         substituted: the expression with numbers in it, None without a scenario.
         bytes: the result, None without a scenario.
         source: of the item, None without a scenario.
-        stages: of ``scratch``: (stage, bytes or None, text).
+        stages: of ``scratch`` and of weights as stored: (stage or part, bytes or None, text).
     """
 
     name: str
@@ -91,9 +91,11 @@ def scenario_of_plan(plan: Plan) -> Scenario:
 
 
 def _explanation(name: str, formula: Formula, term: Term | None) -> Explanation:
-    expr = expression(formula.id)
+    expr = expression(formula.id) if term is None else term.expression
     values = None if term is None else term.values
-    stages = STAGES if formula.id == "scratch" else {}
+    stages = [(stage, expression(stage)) for stage in (STAGES if formula.id == "scratch" else ())]
+    if term is not None and term.parts:
+        expr, stages = _without_absent(expr, term), [(name, _without_absent(e, term)) for name, e in term.parts]
     return Explanation(
         name=name,
         formula=formula,
@@ -103,8 +105,15 @@ def _explanation(name: str, formula: Formula, term: Term | None) -> Explanation:
         substituted=None if values is None else _substituted(expr, values),
         bytes=None if term is None else int(term.bytes),
         source=None if term is None else term.source,
-        stages=tuple(_stage(stage, values) for stage in stages),
+        stages=tuple(_stage(*stage, values) for stage in stages),
     )
+
+
+def _without_absent(expr: sympy.Expr, term: Term) -> sympy.Expr:
+    """The expression without what the model does not have: symbols that are 0."""
+    absent = [symbol for symbol in expr.free_symbols if not int(term.values[str(symbol)])]
+    result: sympy.Expr = expr.xreplace(dict.fromkeys(absent, sympy.Integer(0)))
+    return result
 
 
 def _symbols(expr: sympy.Expr, values: Mapping[str, Value] | None) -> Sequence[tuple[str, str, int | None]]:
@@ -124,8 +133,7 @@ def _substituted(expr: sympy.Expr, values: Mapping[str, Value]) -> str:
     return str(expr.xreplace({symbol: sympy.Symbol(str(int(values[str(symbol)]))) for symbol in expr.free_symbols}))
 
 
-def _stage(stage: str, values: Mapping[str, Value] | None) -> tuple[str, int | None, str]:
-    expr = expression(stage)
+def _stage(stage: str, expr: sympy.Expr, values: Mapping[str, Value] | None) -> tuple[str, int | None, str]:
     return stage, None if values is None else int(evaluate_expression(expr, values)), str(expr)
 
 
@@ -143,7 +151,7 @@ def to_text(explanation: Explanation) -> str:
         lines.append(f"    {symbol}{number}: {meaning}{rows}")
     for stage, num_bytes, text in e.stages:
         number = "" if num_bytes is None else f" = {format_exact_bytes(num_bytes)}"
-        lines.append(f"    stage {stage}{number}: {text}")
+        lines.append(f"    {'stage' if stage in STAGES else 'part'} {stage}{number}: {text}")
     lines.append(f"  from: {e.formula.reference}")
     return "\n".join(lines) + "\n"
 

@@ -61,3 +61,8 @@ def recurrent_state() -> sympy.Expr:
 def constants() -> sympy.Expr:
     """Column numbers that masks are compared with (int64), and the rotary frequencies (float32)."""
     return aligned(8 * S_x) + n_o * aligned(2 * d_o)
+
+
+def rope_buffers() -> sympy.Expr:
+    """Rotary frequencies, float32, which transformers keeps twice."""
+    return 4 * n_o * d_o

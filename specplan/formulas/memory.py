@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -11,46 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from specplan.arch import ModelArch
+from specplan.dtypes import WeightFormat, weight_format
 from specplan.families import FAMILIES
 from specplan.formulas import system
 from specplan.formulas.bind import Value, evaluate
+from specplan.formulas.stored_terms import dequantized_term, stored_term
+from specplan.formulas.term import Knobs, Term, fixed, term
+from specplan.formulas.transformers_terms import transformers_terms
 from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
 from specplan.heads import Eagle3Head, MedusaHeads, head_layer
-from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Owner, Phase
+from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Phase
 from specplan.provenance import Source
 from specplan.scenario import Scenario
 from specplan.speculation import HEAD_DRAFTERS, Chain, Tree
 
 #: Resident memory of interpreter, torch, transformers and a tokenizer before any weight is loaded.
 PROCESS_BYTES = 448 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Knobs:
-    """The knobs of a speculation that size memory: numbers, or arrays of equal length for a search.
-
-    Attributes:
-        gamma: num_speculative_tokens of a chain, num_draft_nodes of a tree.
-        prefill_chunk: prompt tokens per pass.
-        logits_rows: rows of logits at one time.
-    """
-
-    gamma: Value
-    prefill_chunk: Value
-    logits_rows: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """An item whose bytes may be an array, with the values its formula was given."""
-
-    name: str
-    owner: Owner
-    phase: Phase
-    formula_id: str
-    source: Source
-    values: dict[str, Value]
-    bytes: Value
 
 
 _MEDUSA_WORKSPACE = ("medusa_block", "medusa_head")
@@ -94,21 +69,24 @@ class MemoryModel:
         """The items as plain integers; the knobs must be scalars."""
         return MemoryLedger(
             tuple(
-                MemoryItem(term.name, int(term.bytes), term.owner, term.phase, term.formula_id, term.source)
-                for term in self.terms
+                MemoryItem(item.name, int(item.bytes), item.owner, item.phase, item.formula_id, item.source)
+                for item in self.terms
             )
         )
 
     def peak_bytes(self) -> npt.NDArray[np.int64]:
         """Peak for every setting of the knobs: resident + max over phases."""
         totals: dict[Phase, Value] = dict.fromkeys(PHASES, 0)
-        for term in self.terms:
-            totals[term.phase] = totals[term.phase] + term.bytes
+        for item in self.terms:
+            totals[item.phase] = totals[item.phase] + item.bytes
         workspaces = np.broadcast_arrays(*(np.asarray(totals[phase], dtype=np.int64) for phase in PHASES[1:]))
         peak: npt.NDArray[np.int64] = np.asarray(totals["resident"], dtype=np.int64) + np.max(workspaces, axis=0)
         return peak
 
     def _terms(self) -> Iterator[Term]:
+        if self.scenario.transformers_version is not None:
+            yield from transformers_terms(self.scenario, self.knobs)
+            return
         yield from self._model_terms("target")
         if self.scenario.speculation.drafter == "draft_model":
             yield from self._model_terms("draft")
@@ -119,7 +97,7 @@ class MemoryModel:
                 "gamma": self.knobs.gamma,
                 "V": self._drafting_arch.vocab_size,
             }
-            yield self._term("draft_probs", "drafter", "resident", "draft_probs", values)
+            yield term("draft_probs", "drafter", "resident", "draft_probs", values)
         kernel_output = self._kernel_output()
         if kernel_output is not None:
             yield kernel_output
@@ -129,44 +107,53 @@ class MemoryModel:
             if phase == "draft" and self.scenario.speculation.drafter in HEAD_DRAFTERS:
                 source = "exact" if isinstance(self.scenario.heads, MedusaHeads) else "modelled"
             for formula_id in _MEDUSA_WORKSPACE if "K_h" in values else _WORKSPACE:
-                yield self._term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values, source)
+                yield term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values, source)
+            if phase not in ("prefill_draft", "draft") or self.scenario.heads is None:
+                owner: Literal["target", "draft"] = "draft" if draft else "target"
+                kind = self.scenario.device.kind
+                yield from dequantized_term(phase, self._arch(owner), self._weights(owner), kind, values["T"])
         yield from self._system_terms()
 
     def _model_terms(self, owner: Literal["target", "draft"]) -> Iterator[Term]:
         values = self._model_values(owner)
         own = self._own_source(owner)
-        yield self._term(f"{owner}.weights", owner, "resident", "weights", values)
-        yield self._term(f"{owner}.kv_cache", owner, "resident", "kv_cache", values)
+        stored = self._weights(owner).stored
+        if stored is None:
+            yield term(f"{owner}.weights", owner, "resident", "weights", values)
+        else:
+            yield stored_term(f"{owner}.weights", owner, stored, values)
+        yield term(f"{owner}.kv_cache", owner, "resident", "kv_cache", values)
         if values["L_l"] or values["L_s"]:
             state = values | {"gamma": self.knobs.gamma}
-            yield self._term(f"{owner}.recurrent_state", owner, "resident", "recurrent_state", state, own)
-        yield self._term(f"{owner}.weight_padding", owner, "resident", "weight_padding", values, own)
-        yield self._term(f"{owner}.kv_padding", owner, "resident", "kv_padding", values, own)
-        yield self._term(f"{owner}.constants", owner, "resident", "constants", values, own)
+            yield term(f"{owner}.recurrent_state", owner, "resident", "recurrent_state", state, own)
+        if stored is None:
+            yield term(f"{owner}.weight_padding", owner, "resident", "weight_padding", values, own)
+        yield term(f"{owner}.kv_padding", owner, "resident", "kv_padding", values, own)
+        yield term(f"{owner}.constants", owner, "resident", "constants", values, own)
 
     def _head_terms(self) -> Iterator[Term]:
         """What a drafter keeps that rides on the target's hidden states, and the shape of a tree."""
         heads = self.scenario.heads
         if isinstance(self.scenario.speculation.shape, Tree):
-            yield self._term("tree", "drafter", "resident", "tree", {"gamma": self.knobs.gamma})
+            yield term("tree", "drafter", "resident", "tree", {"gamma": self.knobs.gamma})
         if heads is None:
             return
         values = self._model_values("target") | head_values(heads)
         if isinstance(heads, MedusaHeads):
             kept = values | {"T": self.scenario.workload.batch_size}
-            yield self._term("drafter.weights", "drafter", "resident", "medusa_weights", values)
-            yield self._term("drafter.weight_padding", "drafter", "resident", "medusa_padding", values)
-            yield self._term("drafter.features", "drafter", "resident", "features", kept)
-            yield self._term("drafter.candidates", "drafter", "resident", "candidates", kept)
+            yield term("drafter.weights", "drafter", "resident", "medusa_weights", values)
+            yield term("drafter.weight_padding", "drafter", "resident", "medusa_padding", values)
+            yield term("drafter.features", "drafter", "resident", "features", kept)
+            yield term("drafter.candidates", "drafter", "resident", "candidates", kept)
             return
         layer = head_layer(heads, self.scenario.target)
         own = arch_values(layer)
         slots = slot_values(layer, self.target_slots, self._written)
         weights = "eagle3_weights" if isinstance(heads, Eagle3Head) else "mtp_weights"
         kept = values | {"T": np.maximum(self._chunk, self._verify_rows)}
-        yield self._term("drafter.weights", "drafter", "resident", weights, values | own | {"V": values["V"]})
-        yield self._term("drafter.kv_cache", "drafter", "resident", "kv_cache", values | own | slots)
-        yield self._term("drafter.features", "drafter", "resident", "features", kept, "modelled")
+        yield term("drafter.weights", "drafter", "resident", weights, values | own | {"V": values["V"]})
+        yield term("drafter.kv_cache", "drafter", "resident", "kv_cache", values | own | slots)
+        yield term("drafter.features", "drafter", "resident", "features", kept, "modelled")
 
     @property
     def _verify_rows(self) -> Value:
@@ -178,10 +165,18 @@ class MemoryModel:
         return np.maximum(self._chunk, self.knobs.gamma + 1)
 
     def _own_source(self, owner: Literal["target", "draft"]) -> Source:
-        """Exact where the runtime's decoder computes the model; a model of it for the families that it does not."""
+        """Exact where the runtime's decoder computes the model; a model of it for families and formats it does not."""
+        runs = FAMILIES[self._arch(owner).model_type].runnable and self._weights(owner).stored is None
+        return "exact" if runs else "modelled"
+
+    def _arch(self, owner: Literal["target", "draft"]) -> ModelArch:
         arch = self.scenario.draft if owner == "draft" else self.scenario.target
         assert arch is not None
-        return "exact" if FAMILIES[arch.model_type].runnable else "modelled"
+        return arch
+
+    def _weights(self, owner: Literal["target", "draft"]) -> WeightFormat:
+        workload = self.scenario.workload
+        return weight_format(workload.draft_dtype if owner == "draft" else workload.dtype, self._arch(owner).stored)
 
     @property
     def _drafting_arch(self) -> ModelArch:
@@ -191,11 +186,11 @@ class MemoryModel:
         scenario, workload = self.scenario, self.scenario.workload
         if owner == "target":
             arch, slots = scenario.target, self.target_slots
-            precision = precision_values(workload.dtype, workload.kv_dtype)
+            precision = precision_values(workload.dtype, workload.kv_dtype, arch.stored)
         else:
             assert scenario.draft is not None
             arch, slots = scenario.draft, self.draft_slots
-            precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype)
+            precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype, arch.stored)
         cache = {"B": workload.batch_size, "C": workload.context} | slot_values(arch, slots, self._written)
         return arch_values(arch) | precision | cache
 
@@ -238,7 +233,8 @@ class MemoryModel:
 
     def _kernel_output(self) -> Term | None:
         """One int8 kernel output lives at a time, so the largest over all passes counts, in every phase."""
-        needs = [(values, evaluate("kernel_output", values)) for _, values in self._passes() if values["f_o"]]
+        quantized = [values for _, values in self._passes() if values["f_o"] and "T" in values]
+        needs = [(values, evaluate("kernel_output", values)) for values in quantized]
         if not needs:
             return None
         values, most = needs[0]
@@ -249,49 +245,38 @@ class MemoryModel:
     def _system_terms(self) -> Iterator[Term]:
         device = self.scenario.device
         if device.kind == "cpu":
-            yield _fixed("process", PROCESS_BYTES, "assumed")
+            yield fixed("process", PROCESS_BYTES, "assumed")
             values: dict[str, Value] = {"G": self._loader_tile()}
-            yield self._term("load_staging", "system", "load", "load_staging", values, "modelled")
+            yield term("load_staging", "system", "load", "load_staging", values, "modelled")
             return
-        yield _fixed("device_context", int(device.context_bytes.value), device.context_bytes.source)
+        yield fixed("device_context", int(device.context_bytes.value), device.context_bytes.source)
         if device.kind in ("cuda", "rocm"):
             workspace = device.cublas_workspace_bytes
-            yield _fixed("cublas_workspace", int(workspace.value), workspace.source)
+            yield fixed("cublas_workspace", int(workspace.value), workspace.source)
             arena = {"N": self._arena_bytes()}
-            yield self._term("allocator_rounding", "system", "resident", "allocator_rounding", arena, "published")
+            yield term("allocator_rounding", "system", "resident", "allocator_rounding", arena, "published")
 
     def _arena_bytes(self) -> Value:
         """The runtime's one allocation: everything it owns except outputs of int8 kernels."""
-        own = [term for term in self._own_terms() if term.name != "kernel_output"]
+        own = [item for item in self._own_terms() if item.name != "kernel_output"]
         workspaces = [sum((t.bytes for t in own if t.phase == phase), start=0) for phase in PHASES[1:]]
         largest = workspaces[0]
         for workspace in workspaces[1:]:
             largest = np.maximum(largest, workspace)
-        return sum((term.bytes for term in own if term.phase == "resident"), start=0) + largest
+        return sum((t.bytes for t in own if t.phase == "resident"), start=0) + largest
 
     def _own_terms(self) -> list[Term]:
         terms = []
-        for term in self._terms():
-            if term.owner == "system":
+        for item in self._terms():
+            if item.owner == "system":
                 break
-            terms.append(term)
+            terms.append(item)
         return terms
 
     def _loader_tile(self) -> int:
         archs = [arch for arch in (self.scenario.target, self.scenario.draft) if arch is not None]
         widest = max(max(arch.intermediate_size, arch.hidden_size) for arch in archs)
         return max(system.LOADER_TILE_ELEMENTS, widest)
-
-    def _term(
-        self,
-        name: str,
-        owner: Owner,
-        phase: Phase,
-        formula_id: str,
-        values: dict[str, Value],
-        source: Source = "exact",
-    ) -> Term:
-        return Term(name, owner, phase, formula_id, source, values, evaluate(formula_id, values))
 
 
 def _widest(shape: Chain | Tree) -> int:
@@ -300,12 +285,3 @@ def _widest(shape: Chain | Tree) -> int:
         return 2
     depths = [len(path) for path in shape.nodes]
     return max(2, *(depths.count(depth) for depth in set(depths)))
-
-
-def _fixed(name: str, num_bytes: int, source: Source) -> Term:
-    symbol = {
-        "device_context": "context_bytes",
-        "cublas_workspace": "workspace_bytes",
-        "process": "process_bytes",
-    }[name]
-    return Term(name, "system", "resident", name, source, {symbol: num_bytes}, num_bytes)

@@ -11,9 +11,9 @@ from typing import Any
 import sympy
 
 from specplan.dequantization import Kernel
-from specplan.format_tensors import tensor_bytes
 from specplan.formats import StoredFormat
 from specplan.formulas.integer import CeilDiv
+from specplan.stored import MatrixFormat, matrix_format
 
 #: A group that no row exceeds, for one scale per row.
 WHOLE_ROW = 1 << 40
@@ -35,7 +35,7 @@ w_p = _symbol("w_p", "values that are packed together", True)
 w_b = _symbol("w_b", "bytes of values that are packed together", True)
 w_g = _symbol("w_g", f"values along a row that share a scale ({WHOLE_ROW} for all of them)", True)
 w_o = _symbol("w_o", "rows that share a scale", True)
-w_s = _symbol("w_s", "bytes of a scale", False)
+w_e = _symbol("w_e", "bytes of a scale", False)
 w_z = _symbol("w_z", "bits of a zero point, packed along the rows in 4-byte words", False)
 w_i = _symbol("w_i", "index bytes per column", False)
 w_n = _symbol("w_n", "scales that share a scale of their own", True)
@@ -61,7 +61,7 @@ def matrix_bytes(rows: Any = w_r, columns: Any = w_c, flat: Any = 0) -> sympy.Ex
     scales = CeilDiv(rows, w_o) * groups
     values = w_b * rows * CeilDiv(columns, w_p)
     zeros = 4 * groups * CeilDiv(rows * w_z, 32)
-    return values + w_s * scales + zeros + w_i * columns + w_m * CeilDiv(scales, w_n) + w_k
+    return values + w_e * scales + zeros + w_i * columns + w_m * CeilDiv(scales, w_n) + w_k
 
 
 def reconstructed(rows: Any = w_r, columns: Any = w_c, flat: Any = 0) -> sympy.Expr:
@@ -82,34 +82,42 @@ def _shape(rows: Any, columns: Any, flat: Any) -> tuple[sympy.Expr, sympy.Expr]:
     return rows - across, columns * (1 + across)
 
 
-def format_values(form: StoredFormat) -> dict[str, int]:
+def format_values(form: StoredFormat | MatrixFormat) -> dict[str, int]:
     """Values of the format's symbols, by name."""
+    form = matrix_format(form) if isinstance(form, StoredFormat) else form
     return {
         "w_p": form.pack,
         "w_b": form.pack_bytes,
         "w_g": form.group or WHOLE_ROW,
         "w_o": form.group_rows,
-        "w_s": form.scale_bytes,
+        "w_e": form.scale_bytes,
         "w_z": form.zero_bits,
         "w_i": form.index_bytes,
         "w_n": form.nested_group or 1,
         "w_m": form.nested_bytes,
-        "w_k": sum(tensor_bytes(form, constant) for constant in form.constants),
+        "w_k": form.constant_bytes,
         "w_f": int(form.flat),
     }
 
 
-def kernel_values(rule: Kernel, form: StoredFormat, compute_bytes: int, pass_rows: int) -> dict[str, int]:
-    """Values of the symbols of ``reconstructed``, for a pass over so many rows of activations."""
-    writes = form.quantized and rule.from_rows is not None and pass_rows >= rule.from_rows
+def dequantized() -> sympy.Expr:
+    """The largest quantized matrix, written out in the compute dtype by kernels that are not fused; one at a time."""
+    return reconstructed(flat=w_f)
+
+
+def kernel_values(
+    rule: Kernel, form: StoredFormat | MatrixFormat, compute_bytes: int, pass_rows: Any
+) -> dict[str, Any]:
+    """Values of the symbols of ``reconstructed``, for passes over so many rows of activations: a number or an array."""
+    writes = 1 * (pass_rows >= rule.from_rows) if form.quantized and rule.from_rows is not None else 0
     return {
         "w_v": (rule.value_bytes or compute_bytes) * writes,
-        "w_a": rule.absmax_bytes * (writes and form.nested_group > 0),
+        "w_a": rule.absmax_bytes * (form.nested_group > 0) * writes,
         "w_x": rule.constant_bytes * writes,
     }
 
 
-def format_matrix_bytes(form: StoredFormat, rows: Any = w_r, columns: Any = w_c) -> sympy.Expr:
+def format_matrix_bytes(form: StoredFormat | MatrixFormat, rows: Any = w_r, columns: Any = w_c) -> sympy.Expr:
     """The same with one format's numbers put in: what ``explain`` shows for it."""
     expr = matrix_bytes(rows, columns, int(form.flat))
     if not form.group:

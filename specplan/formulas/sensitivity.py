@@ -8,11 +8,11 @@ from fractions import Fraction
 
 import sympy
 
-from specplan.formulas.bind import evaluate
-from specplan.formulas.catalogue import expression
+from specplan.formulas.bind import evaluate_expression
 from specplan.formulas.functions import RoundUp
-from specplan.formulas.memory import MemoryModel, Term
+from specplan.formulas.memory import MemoryModel
 from specplan.formulas.symbols import MEANINGS
+from specplan.formulas.term import Term
 from specplan.knob import Knob, knobs_of
 from specplan.ledger import MemoryLedger, Phase
 from specplan.scenario import Scenario
@@ -110,7 +110,7 @@ def _slope(term: Term, stepped: Term) -> Slope:
     start, end = _integers(term), _integers(stepped)
     gains = {name: end[name] - start[name] for name in start if end[name] != start[name]}
     whole = _computes(term) and _computes(stepped)
-    expr = _without_kinks(expression(term.formula_id), start, end) if whole else None
+    expr = _without_kinks(term.expression, start, end) if whole else None
     if expr is None:
         return Slope(term.name, Fraction(int(stepped.bytes) - int(term.bytes)), None, {})
     partial = {name: sympy.diff(expr, symbol) for symbol in expr.free_symbols if (name := str(symbol)) in gains}
@@ -126,7 +126,7 @@ def _integers(term: Term) -> dict[str, int]:
 
 def _computes(term: Term) -> bool:
     """Whether the term's bytes are its formula at its values: some are the largest over several passes."""
-    return int(evaluate(term.formula_id, term.values)) == int(term.bytes)
+    return int(evaluate_expression(term.expression, term.values)) == int(term.bytes)
 
 
 def _without_kinks(expr: sympy.Expr, start: Mapping[str, int], end: Mapping[str, int]) -> sympy.Expr | None:

@@ -7,8 +7,8 @@ from typing import ClassVar
 import sympy
 
 from specplan.errors import UnsupportedError
-from specplan.formulas.symbols import H, H_k, I, R, T, V, d, f_h, h, s
-from specplan.formulas.transformers_forward import HIDDEN, KEYS, QUERIES, LlamaForward, d_r, f_c, f_u, n_r
+from specplan.formulas.symbols import H, H_k, I, R, T, V, d, d_o, f_h, h, n_o, s
+from specplan.formulas.transformers_forward import HIDDEN, KEYS, QUERIES, LlamaForward, f_c, f_u
 
 
 class Qwen3Forward(LlamaForward):
@@ -39,7 +39,7 @@ class Gemma3Forward(GemmaForward):
 
     def angles(self) -> sympy.Expr:
         """Cosines and sines for each kind of layer."""
-        return n_r * 2 * T * d_r * s
+        return n_o * 2 * T * d_o * s
 
     def query_norm(self) -> sympy.Expr:
         """Norm of the queries, with all projections."""
@@ -75,12 +75,12 @@ class Phi3Forward(LlamaForward):
 
     def query_rotary(self) -> sympy.Expr:
         """The rotated part as in Llama, then its sum joined with the rest of the head."""
-        rotated = T * H * d_r * s
+        rotated = T * H * d_o * s
         return self.attention() + rotated + sympy.Max(2 * rotated, QUERIES, evaluate=False)
 
     def key_rotary(self) -> sympy.Expr:
         """The same for keys, with the rotated queries."""
-        rotated = T * H_k * d_r * s
+        rotated = T * H_k * d_o * s
         return self.attention() + QUERIES + rotated + sympy.Max(2 * rotated, KEYS, evaluate=False)
 
     def unpack(self) -> sympy.Expr:
@@ -107,7 +107,7 @@ class Olmo2Forward(LlamaForward):
 
     def angles(self) -> sympy.Expr:
         """Cosines and sines in float32."""
-        return 8 * T * d_r
+        return 8 * T * d_o
 
     def attention(self) -> sympy.Expr:
         """No norm of the input."""
@@ -145,6 +145,16 @@ FORWARDS: dict[str, LlamaForward] = {
     "phi3": Phi3Forward(),
     **dict.fromkeys(("olmo2", "olmo3"), Olmo2Forward()),
 }
+
+
+def forward_id(model_type: str) -> str:
+    """The catalogue's id of a family's forward.
+
+    Raises:
+        UnsupportedError: no closed form is known for it.
+    """
+    form = type(forward_of(model_type)).__name__.removesuffix("Forward")
+    return f"forward_{form.lower()}"
 
 
 def forward_of(model_type: str) -> LlamaForward:

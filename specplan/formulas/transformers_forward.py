@@ -16,7 +16,7 @@ import sympy
 
 from specplan.errors import UnsupportedError
 from specplan.formulas.functions import RoundUp
-from specplan.formulas.symbols import MEANINGS, H, H_k, I, R, S, T, V, b, d, f_h, h, s
+from specplan.formulas.symbols import MEANINGS, H, H_k, I, R, S, T, V, b, d, d_o, f_h, h, s
 
 
 def _symbol(name: str, meaning: str, **assumptions: bool) -> sympy.Symbol:
@@ -26,8 +26,6 @@ def _symbol(name: str, meaning: str, **assumptions: bool) -> sympy.Symbol:
 
 
 n_m = _symbol("n_m", "attention masks: one per kind of layer, full or windowed", positive=True)
-n_r = _symbol("n_r", "pairs of rotary tables (gemma 3: one per kind of layer)", positive=True)
-d_r = _symbol("d_r", "head dimensions that are rotated", positive=True)
 f_l = _symbol("f_l", "1 when there is more than one layer", nonnegative=True)
 f_g = _symbol("f_g", "1 when attention repeats keys and values for grouped queries", nonnegative=True)
 f_u = _symbol("f_u", "1 when one-row queries go to attention packed by KV head instead", nonnegative=True)
@@ -65,7 +63,7 @@ class LlamaForward:
 
     def angles(self) -> sympy.Expr:
         """Cosines and sines for all layers."""
-        return 2 * T * d_r * s
+        return 2 * T * d_o * s
 
     def layer(self) -> sympy.Expr:
         """What a layer finds: inputs, angles, token embeddings, and from the second layer on its own input."""

@@ -90,8 +90,12 @@ class Part:
     def bytes(self) -> sympy.Expr:
         """Without alignment."""
         matrices = sum(count * (rows * columns * s_w + rows * s_c) for count, rows, columns in self.matrices)
-        vectors = s * sum(count * elements for count, elements in self.vectors)
-        return self.layers * (matrices + vectors + 4 * sum(count * elements for count, elements in self.floats))
+        return self.layers * matrices + self.rest(s)
+
+    def rest(self, element_bytes: sympy.Expr) -> sympy.Expr:
+        """What is no matrix, with so many bytes per element."""
+        vectors = element_bytes * sum(count * elements for count, elements in self.vectors)
+        return self.layers * (vectors + 4 * sum(count * elements for count, elements in self.floats))
 
     def padding(self) -> sympy.Expr:
         """What alignment adds, tensor by tensor."""

@@ -1,6 +1,6 @@
 """Workspace of one pass over T rows: what the runtime's decoder places in its arena, stage by stage.
 
-Buffers that feed a matrix product have at least two rows: a product with one row would take the slow
+In float32, buffers that feed a matrix product have at least two rows: a product with one row would take the slow
 matrix-vector path of CPU libraries. Stages of a layer share one scratch region, so it counts once, at its maximum.
 """
 
@@ -48,7 +48,7 @@ from specplan.formulas.symbols import (
 )
 from specplan.formulas.weights import QKV
 
-ROWS = sympy.Max(T, 2, evaluate=False)
+ROWS = sympy.Max(T, 2 - f_h, evaluate=False)
 
 
 def tokens() -> sympy.Expr:
@@ -62,8 +62,8 @@ def mask() -> sympy.Expr:
 
 
 def rope() -> sympy.Expr:
-    """Rotary angles in float32; their cosines and sines in the compute dtype, for each set of frequencies."""
-    return aligned(2 * d_o * ROWS) + 2 * n_o * aligned(ROWS * d_o * s / 2)
+    """Rotary angles in float32, twice for half precision; cosines and sines for each set of frequencies."""
+    return (1 + f_h) * aligned(2 * d_o * ROWS) + 2 * n_o * aligned(ROWS * d_o * s / 2)
 
 
 def hidden() -> sympy.Expr:
@@ -89,11 +89,12 @@ def norm() -> sympy.Expr:
 def attention() -> sympy.Expr:
     """Fused qkv, rotary temporary, packed queries, scores; a converted KV layer; float32 for norms of heads."""
     heads = H + H_k
-    head_norm = aligned(4 * ROWS * heads) + f_h * aligned(4 * ROWS * heads * d)
+    head_norm = q_h * aligned(4 * ROWS * H) + q_f * aligned(4 * ROWS)
+    head_norm += (q_h + q_f) * f_h * aligned(4 * ROWS * H * d)
     scores = aligned(T * H * d * s) + aligned(T * H * S_x * s)
     rotary = aligned(ROWS * heads * d_o * s / 2)
     cast = f_k * aligned(b * H_k * d * S_x * s)
-    return x_a * ((1 - f_o) * aligned(ROWS * QKV * s) + rotary + scores + cast + (q_h + q_f) * head_norm)
+    return x_a * ((1 - f_o) * aligned(ROWS * QKV * s) + rotary + scores + cast + head_norm)
 
 
 def mlp() -> sympy.Expr:
@@ -111,6 +112,11 @@ def experts() -> sympy.Expr:
 def head() -> sympy.Expr:
     """A tile of logits, its arg-max, and one row of probabilities with its running sum and mask for sampling."""
     return (1 - f_o) * aligned(R * V * s) + aligned(8 * R) + 2 * aligned(4 * V) + aligned(V)
+
+
+def sampling() -> sympy.Expr:
+    """One row of probabilities, its running sum and a mask, each its own allocation; draws and arg-max."""
+    return 2 * aligned(4 * V) + aligned(V) + aligned(8 * R)
 
 
 def scratch() -> sympy.Expr:

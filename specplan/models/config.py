@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ from specplan.errors import InputError, UnsupportedError
 from specplan.families import Family, family_of
 from specplan.models.config_layers import layer_types, mlp_types, num_layers_of
 from specplan.models.config_parts import latent_of, linear_of, mamba_of, moe_of
+from specplan.models.config_reader import ConfigReader
 from specplan.models.config_rope import local_rope_theta, rope_parameters, rope_scaling, rope_theta, rotary_dim
-from specplan.models.reader import ConfigReader
+from specplan.models.quantization import read_quantization
+from specplan.models.storage import stored_weights
 
 
 def read_config(config: Any, where: str) -> ModelArch:
@@ -77,14 +80,11 @@ def read_config(config: Any, where: str) -> ModelArch:
         eos_token_ids=_token_ids(config.get("eos_token_id"), where),
     )
     check_sizes(arch, where)
-    return arch
+    quantization = read_quantization(config, where)
+    return arch if quantization is None else dataclasses.replace(arch, stored=stored_weights(arch, quantization))
 
 
 def _refuse_unmodelled(config: Mapping[str, Any], family: Family, where: str) -> None:
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
-        raise UnsupportedError(f"{where}: quantization_config {method!r} is not supported yet")
     if config.get("auto_map") and not _names_own_classes(config["auto_map"], family):
         raise UnsupportedError(f"{where}: auto_map names remote code, which specplan never runs")
     if config.get("use_bidirectional_attention"):

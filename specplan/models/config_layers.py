@@ -9,7 +9,7 @@ from specplan.arch_checks import MAX_LAYERS
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import Family
 from specplan.models.config_parts import moe_of
-from specplan.models.reader import ConfigReader
+from specplan.models.config_reader import ConfigReader
 
 #: Names that published configs and transformers 5 use, by what mixes tokens.
 _ATTENTION: dict[str, LayerType] = {"full_attention": "full_attention", "attention": "full_attention"}

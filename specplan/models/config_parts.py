@@ -5,7 +5,7 @@ from __future__ import annotations
 from specplan.arch import LatentArch, LinearAttentionArch, MambaArch, MoeArch
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import Family
-from specplan.models.reader import ConfigReader
+from specplan.models.config_reader import ConfigReader
 
 #: More experts than any model has, and more copies of the hidden size than any state space.
 _MAX_EXPERTS = 1 << 14

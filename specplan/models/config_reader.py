@@ -1,4 +1,4 @@
-"""Typed access to the fields of a configuration: every error names the file and the field."""
+"""Typed access to what a config.json or a GGUF header says: every error names the file and the field."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import Any
 
 from specplan.errors import InputError, UnsupportedError
 
+#: No width of a model is larger, no frequency or factor either.
+MAX_SIZE = 1 << 20
+MAX_NUMBER = 1e15
 _SHOWN = 80
+#: No width of a model is larger, no frequency or factor either.
+MAX_SIZE = 1 << 20
+MAX_NUMBER = 1e15
 
 
 class ConfigReader:
@@ -24,8 +30,8 @@ class ConfigReader:
         self.config: Mapping[str, Any] = config
         self.where = where
 
-    def integer(self, field: str, default: int | None = None, least: int = 0, most: int = 1 << 31) -> int:
-        """A whole number within bounds; ``default`` where the field is absent or null."""
+    def integer(self, field: str, default: int | None = None, least: int | None = None, most: int | None = None) -> int:
+        """A whole number, within bounds where they are given; ``default`` where the field is absent or null."""
         value = self.config.get(field)
         if value is None:
             if default is None:
@@ -33,15 +39,50 @@ class ConfigReader:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{self.where}: {field} is {shown(value)}, expected an integer")
+        if (least is not None and value < least) or (most is not None and value > most):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected {least or 0} to {most}")
+        return value
+
+    def size(self, field: str, default: int | None = None, *, least: int = 1, most: int = MAX_SIZE) -> int:
+        """A whole number from ``least`` to ``most``, the default too."""
+        value = self.integer(field, default)
         if not least <= value <= most:
             raise InputError(f"{self.where}: {field} is {shown(value)}, expected {least} to {most}")
         return value
 
-    def flag(self, field: str, default: bool) -> bool:
-        """A boolean; ``default`` where the field is absent or null."""
+    def layers(self, field: str) -> tuple[int, ...]:
+        """Numbers of layers, as in configs that were cut shorter perhaps beyond the last; none where absent or null."""
+        value = self.config.get(field)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(type(entry) is int and entry >= 0 for entry in value):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected a list of layers")
+        return tuple(value)
+
+    def positive(self, field: str, default: float) -> float:
+        """A real number above 0, within reason."""
+        value = self.number(field, default)
+        if not 0 < value < MAX_NUMBER:
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected a positive number")
+        return value
+
+    def number(self, field: str, default: float) -> float:
+        """A real number; ``default`` where the field is absent or null."""
         value = self.config.get(field)
         if value is None:
             return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{self.where}: {field} is {shown(value)}, expected a number")
+        try:
+            return float(value)
+        except OverflowError:
+            raise InputError(f"{self.where}: {field} is beyond any float") from None
+
+    def flag(self, field: str, default: bool) -> bool:
+        """A boolean; ``default`` where the field is absent. Null is no: refused where absent means yes."""
+        value = self.config.get(field, default)
+        if value is None and not default:
+            return False
         if not isinstance(value, bool):
             raise InputError(f"{self.where}: {field} is {shown(value)}, expected true or false")
         return value

@@ -8,7 +8,7 @@ from typing import Literal
 from specplan.arch import RopeScaling
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import Family
-from specplan.models.reader import ConfigReader
+from specplan.models.config_reader import ConfigReader
 
 #: Scalings that size nothing: planned, not run. ``su`` is longrope's first name.
 _PLANNED_SCALINGS: dict[str, Literal["yarn", "longrope", "dynamic"]] = {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from specplan.arch import LayerType, ModelArch, RopeScaling
 from specplan.arch_checks import MAX_LAYERS, check_sizes
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import Family, family_of_gguf
+from specplan.models.config_reader import ConfigReader
 from specplan.models.gguf_header import ArrayLength, GgufHeader
 from specplan.models.gguf_names import ROPE_FACTORS_GGUF, gguf_name
+from specplan.models.gguf_storage import gguf_storage
 from specplan.models.gguf_tying import head_repeats_embedding
 from specplan.models.names import naming_of
-from specplan.models.reader import ConfigReader
 from specplan.models.tensors import TensorEntry, check_tensors, expected_tensors
 
 #: In GGUF, these families do not say that they window.
@@ -80,8 +82,10 @@ def read_gguf_arch(header: GgufHeader, path: Path) -> ModelArch:
         eos_token_ids=_eos(reader),
     )
     check_sizes(arch, where)
-    check_tensors(arch, tensors_by_name(arch, header), where)
-    return arch
+    tensors = tensors_by_name(arch, header)
+    check_tensors(arch, tensors, where)
+    total = sum(entry.num_bytes for entry in header.tensors.values())
+    return dataclasses.replace(arch, stored=gguf_storage(arch, tensors, total))
 
 
 def tensors_by_name(arch: ModelArch, header: GgufHeader) -> dict[str, TensorEntry]:

@@ -20,7 +20,8 @@ class Naming:
         gate_up: gate and up matrices, or the fused one, or up alone.
         down: the MLP's output matrix.
         router: of the experts.
-        expert_gate_up, expert_down: of one expert, with ``{expert}``.
+        expert_gate_up, expert_down: of one expert, with ``{expert}``; of all of them where they are one tensor.
+        shared_gate_up, shared_down: of the expert that every token visits.
         attention_in, attention_out, mlp_in, mlp_out: norms before and after each block, None where there is none.
         interleaved_qkv: the fused matrix holds query, key and value rows head by head.
         ignored: endings of tensors that hold nothing: buffers that old checkpoints store.
@@ -37,6 +38,8 @@ class Naming:
     router: str = "mlp.gate"
     expert_gate_up: tuple[str, ...] = ("mlp.experts.{expert}.gate_proj", "mlp.experts.{expert}.up_proj")
     expert_down: str = "mlp.experts.{expert}.down_proj"
+    shared_gate_up: tuple[str, ...] = ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj")
+    shared_down: str = "mlp.shared_experts.down_proj"
     attention_in: str | None = "input_layernorm"
     attention_out: str | None = None
     mlp_in: str | None = "post_attention_layernorm"
@@ -61,6 +64,7 @@ _SANDWICH = Naming(
     mlp_in="pre_feedforward_layernorm",
     mlp_out="post_feedforward_layernorm",
 )
+_FEED_FORWARD = Naming(gate_up=("feed_forward.gate_proj", "feed_forward.up_proj"), down="feed_forward.down_proj")
 _NAMINGS = {
     "gemma2": _SANDWICH,
     "gemma3_text": _SANDWICH,
@@ -82,6 +86,32 @@ _NAMINGS = {
         router="block_sparse_moe.gate",
         expert_gate_up=("block_sparse_moe.experts.{expert}.w1", "block_sparse_moe.experts.{expert}.w3"),
         expert_down="block_sparse_moe.experts.{expert}.w2",
+    ),
+    "gpt_oss": Naming(
+        router="mlp.router", expert_gate_up=("mlp.experts.gate_up_proj",), expert_down="mlp.experts.down_proj"
+    ),
+    "qwen3_next": Naming(
+        shared_gate_up=("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
+        shared_down="mlp.shared_expert.down_proj",
+    ),
+    "jamba": dataclasses.replace(
+        _FEED_FORWARD,
+        final_norm="model.final_layernorm",
+        router="feed_forward.router",
+        expert_gate_up=("feed_forward.experts.{expert}.gate_proj", "feed_forward.experts.{expert}.up_proj"),
+        expert_down="feed_forward.experts.{expert}.down_proj",
+        mlp_in="pre_ff_layernorm",
+    ),
+    "bamba": dataclasses.replace(_FEED_FORWARD, final_norm="model.final_layernorm", mlp_in="pre_ff_layernorm"),
+    "falcon_h1": dataclasses.replace(_FEED_FORWARD, final_norm="model.final_layernorm", mlp_in="pre_ff_layernorm"),
+    "granitemoehybrid": Naming(
+        gate_up=("shared_mlp.input_linear",),
+        down="shared_mlp.output_linear",
+        router="block_sparse_moe.router.layer",
+        expert_gate_up=("block_sparse_moe.input_linear",),
+        expert_down="block_sparse_moe.output_linear",
+        shared_gate_up=("shared_mlp.input_linear",),
+        shared_down="shared_mlp.output_linear",
     ),
 }
 

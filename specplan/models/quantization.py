@@ -39,9 +39,10 @@ def read_quantization(config: Mapping[str, Any], where: str) -> Quantization | N
         UnsupportedError: a method or a combination of options that specplan does not know the layout of.
     """
     field = "compression_config" if "compression_config" in config else "quantization_config"
-    section = ConfigReader(config, where).section(field)
-    if section is None:
+    value = config.get(field)
+    if value is None or value == {}:
         return None
+    section = ConfigReader(value, f"{where}: {field}")
     method = _method(section)
     if method not in READERS:
         raise UnsupportedError(

@@ -9,8 +9,9 @@ from specplan.errors import InputError
 from specplan.models.resolve import resolve_model
 from specplan.plan import ModelInput, Plan
 
-#: What may differ between two descriptions of one model: these size nothing and compute nothing.
-_FREE_FIELDS = ("dtype", "eos_token_ids", "max_position_embeddings")
+#: What may differ between two descriptions of one model: these size nothing and compute nothing, and the
+#: dtype of a plan says how weights are held.
+_FREE_FIELDS = ("dtype", "eos_token_ids", "max_position_embeddings", "stored")
 
 
 def with_weights(plan: Plan, target: str | None, draft: str | None) -> Plan:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from specplan.arch import ModelArch
 from specplan.errors import InputError, UnsupportedError
 from specplan.json_input import read_json
 from specplan.models import hub
 from specplan.models.config import read_config
 from specplan.models.gguf import read_gguf_arch
 from specplan.models.gguf_header import read_gguf_header
+from specplan.models.quantization import read_quantization
 from specplan.models.safetensors_header import read_headers, safetensors_files
-from specplan.models.tensors import check_tensors
+from specplan.models.stored_tensors import check_stored_tensors
+from specplan.models.tensors import TensorEntry, check_tensors
 from specplan.plan import ModelInput
 from specplan.profiles import find_profile, read_profile, unknown_profile
 
@@ -60,10 +65,11 @@ def _folder(folder: Path) -> ModelInput:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder}: no config.json in this folder")
-    arch = read_config(read_json(path, "config", _MAX_CONFIG_BYTES), str(path))
+    config = read_json(path, "config", _MAX_CONFIG_BYTES)
+    arch = read_config(config, str(path))
     files = safetensors_files(folder)
     if files:
-        check_tensors(arch, read_headers(files), str(folder))
+        _check_headers(arch, config, read_headers(files), str(folder))
     return ModelInput(str(folder.resolve()), "folder", hashlib.sha256(path.read_bytes()).hexdigest(), arch)
 
 
@@ -83,8 +89,17 @@ def _profile(name: str) -> ModelInput:
 
 def _hub(hub_id: str) -> ModelInput:
     path = hub.fetch_config(hub_id)
-    arch = read_config(read_json(path, "config", _MAX_CONFIG_BYTES), f"{hub_id}/config.json")
+    config = read_json(path, "config", _MAX_CONFIG_BYTES)
+    arch = read_config(config, f"{hub_id}/config.json")
     headers = hub.fetch_headers(hub_id)
     if headers is not None:
-        check_tensors(arch, headers, hub_id)
+        _check_headers(arch, config, headers, hub_id)
     return ModelInput(hub_id, "hub", hashlib.sha256(path.read_bytes()).hexdigest(), arch)
+
+
+def _check_headers(arch: ModelArch, config: Any, headers: Mapping[str, TensorEntry], where: str) -> None:
+    quantization = read_quantization(config, where)
+    if quantization is None:
+        check_tensors(arch, headers, where)
+    else:
+        check_stored_tensors(arch, quantization, headers, where)

@@ -16,7 +16,7 @@ from specplan.models.tensors import TensorEntry
 _MAX_HEADER_BYTES = 100_000_000
 _ELEMENT_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8,
-    "F8_E4M3": 8, "F8_E5M2": 8,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "U32": 32, "U64": 64, "F4": 4,
 }  # fmt: skip
 INDEX_NAME = "model.safetensors.index.json"
 

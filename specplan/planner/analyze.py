@@ -10,7 +10,7 @@ from specplan.families import runnable
 from specplan.formulas.memory import MemoryModel
 from specplan.plan import SCHEMA_VERSION, Certificate, Estimate, Infeasible, Plan
 from specplan.planner.choose import Choice, best_within, find_marks, least, neighbours
-from specplan.planner.question import Question, check_question, notes
+from specplan.planner.question import Question, check_question, notes, runtime_loads
 from specplan.planner.space import Candidates, candidates, scenario_of
 from specplan.provenance import Figure, weakest
 from specplan.speculation import HEAD_DRAFTERS
@@ -36,8 +36,8 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
     ledger = MemoryModel(scenario_of(question, choice.speculation)).ledger()
     budget = question.inputs.budget_bytes
     plain = best_within([group for group in groups if group.drafter == "none"], budget)
-    models = (question.inputs.target, question.inputs.draft)
-    runs = all(runnable(model.arch) for model in models if model is not None)
+    models = ((question.inputs.target, question.workload.dtype), (question.inputs.draft, question.workload.draft_dtype))
+    runs = all(runnable(model.arch) and runtime_loads(model, dtype) for model, dtype in models if model is not None)
     runs = runs and choice.speculation.drafter not in HEAD_DRAFTERS
     inputs = question.inputs
     if choice.speculation.drafter != "draft_model":
@@ -49,7 +49,7 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
         inputs=inputs,
         workload=question.workload,
         speculation=choice.speculation,
-        forward="specplan" if runs else "unsupported",
+        forward="transformers" if inputs.transformers_version else "specplan" if runs else "unsupported",
         ledger=ledger,
         estimate=_estimate(choice, plain or choice),
         marks=find_marks(question, groups),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 from specplan.arch_checks import check_vocabularies
-from specplan.device import DeviceSpec
 from specplan.devices.resolve import resolve_device
-from specplan.dtypes import FLOAT_BYTES, canonical_dtype, float_bytes, weight_format
+from specplan.dtypes import canonical_dtype, float_bytes, weight_dtype, weight_format
 from specplan.errors import InputError
 from specplan.models.resolve import resolve_model
 from specplan.plan import ModelInput, PlanInputs
 from specplan.planner.question import Question
+from specplan.planner.weights import AUTO, draft_weights, target_weights
 from specplan.speculation import DRAFTERS, HEAD_DRAFTERS, Drafter, Tree
 from specplan.trees import find_tree
 from specplan.workload import Workload
 
-AUTO = "auto"
 _DEFAULT_CONTEXT = 4096
+_NEWEST_TRANSFORMERS = "5.23.0"
 _DEFAULT_TREE = "medusa-default"
 _SELF_SUFFICIENT = ("none", "ngram", "early_exit")
 _DEFAULT_MAX_SPECULATIVE_TOKENS = 16
@@ -38,7 +40,9 @@ def ask(
     alpha: float | None = None,
     num_speculative_tokens: int | None = None,
     tree: str | None = None,
+    num_draft_nodes: int | None = None,
     share_head: bool = False,
+    forward: str = "specplan",
 ) -> Question:
     """Resolve names and defaults; the arguments are the options of ``specplan analyze``.
 
@@ -50,26 +54,52 @@ def ask(
     draft_input = resolve_model(draft) if draft is not None else None
     if draft_input is not None:
         check_vocabularies(target.arch, draft_input.arch, f"--draft {draft}")
-    workload = _workload(target, draft_input, device, context, batch_size, dtype, kv_dtype, draft_dtype, draft_kv_dtype)
+    target, weights = target_weights(target, dtype, device)
+    draft_weight = weights  # without a draft its precision is spelled as the target's: a plan says one thing only
+    if draft_input is not None:
+        draft_input, draft_weight = draft_weights(draft_input, draft_dtype, target, weights, device)
+    elif draft_dtype != AUTO:
+        weight_dtype(draft_dtype)
+    workload = Workload(
+        context=min(target.arch.max_position_embeddings, _DEFAULT_CONTEXT) if context is None else context,
+        batch_size=batch_size,
+        dtype=weights,
+        kv_dtype=_kv_dtype(kv_dtype, target, weights),
+        draft_dtype=draft_weight,
+        draft_kv_dtype=_kv_dtype(draft_kv_dtype, draft_input or target, draft_weight),
+    )
     memory = int(device.memory_bytes.value)
     if budget is not None and budget > memory:
         raise InputError(f"--budget {budget}: {device.name} has only {memory} bytes")
-    inputs = PlanInputs(target, draft_input, device, budget or memory, keep)
+    inputs = PlanInputs(target, draft_input, device, budget or memory, keep, None, _transformers_version(forward))
     return Question(
         inputs=inputs,
         workload=workload,
-        drafters=_drafters(drafter, draft_input, num_speculative_tokens),
+        drafters=_drafters(drafter, draft_input, num_speculative_tokens, forward),
         alpha=alpha,
         num_speculative_tokens=num_speculative_tokens,
         max_speculative_tokens=_DEFAULT_MAX_SPECULATIVE_TOKENS,
         tree=_tree(tree, drafter, num_speculative_tokens),
         tree_fixed=tree is not None,
+        num_draft_nodes=_num_draft_nodes(num_draft_nodes, drafter),
         shares_head=_shares_head(share_head, drafter),
         must_speculate=drafter not in (AUTO, "none") or (drafter == AUTO and num_speculative_tokens is not None),
     )
 
 
-def _drafters(drafter: str, draft: ModelInput | None, num_speculative_tokens: int | None) -> tuple[Drafter, ...]:
+def _transformers_version(forward: str) -> str | None:
+    """The installed version, or the newest whose memory is known: its forward decides the workspace."""
+    if forward != "transformers":
+        return None
+    try:
+        return importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        return _NEWEST_TRANSFORMERS
+
+
+def _drafters(
+    drafter: str, draft: ModelInput | None, num_speculative_tokens: int | None, forward: str
+) -> tuple[Drafter, ...]:
     if drafter == "draft_model" and draft is None:
         raise InputError("--drafter draft_model needs --draft with the draft model")
     if drafter == "none" and num_speculative_tokens is not None:
@@ -77,7 +107,8 @@ def _drafters(drafter: str, draft: ModelInput | None, num_speculative_tokens: in
     if draft is not None and drafter not in (AUTO, "draft_model"):
         raise InputError(f"--draft is of no use with --drafter {drafter}")
     if drafter == AUTO:
-        return tuple(name for name in DRAFTERS if name in _SELF_SUFFICIENT or (name == "draft_model" and draft))
+        own = ("none", "ngram") if forward == "transformers" else _SELF_SUFFICIENT
+        return tuple(name for name in DRAFTERS if name in own or (name == "draft_model" and draft))
     return ("none", *(name for name in DRAFTERS if name == drafter and name != "none"))
 
 
@@ -92,49 +123,20 @@ def _tree(reference: str | None, drafter: str, num_speculative_tokens: int | Non
     return find_tree(reference)
 
 
+def _num_draft_nodes(number: int | None, drafter: str) -> int | None:
+    if number is not None and drafter not in HEAD_DRAFTERS:
+        raise InputError(f"num_draft_nodes is for trees: --drafter {' or '.join(HEAD_DRAFTERS)}, not {drafter}")
+    return number
+
+
 def _shares_head(share_head: bool, drafter: str) -> bool:
     if share_head and drafter != "medusa":
         raise InputError(f"--share-head is for Medusa heads, not for --drafter {drafter}")
     return share_head
 
 
-def _workload(
-    target: ModelInput,
-    draft: ModelInput | None,
-    device: DeviceSpec,
-    context: int | None,
-    batch_size: int,
-    dtype: str,
-    kv_dtype: str,
-    draft_dtype: str,
-    draft_kv_dtype: str,
-) -> Workload:
-    weights = _dtype(dtype, target, device)
-    # without a draft its precision is spelled as the target's, so that the plan says one thing only
-    draft_weights = weights if draft is None or draft_dtype == AUTO else weight_format(draft_dtype).name
-    return Workload(
-        context=min(target.arch.max_position_embeddings, _DEFAULT_CONTEXT) if context is None else context,
-        batch_size=batch_size,
-        dtype=weights,
-        kv_dtype=_kv_dtype(kv_dtype, weights),
-        draft_dtype=draft_weights,
-        draft_kv_dtype=_kv_dtype(draft_kv_dtype, draft_weights),
-    )
-
-
-def _dtype(name: str, model: ModelInput, device: DeviceSpec) -> str:
-    """auto: float32 on a CPU, elsewhere what the weights are published in, or float16 for quantized files."""
-    if name != AUTO:
-        return weight_format(name).name
-    if device.kind == "cpu":
-        return "float32"
-    published = model.arch.dtype if model.arch.dtype in FLOAT_BYTES else "float16"
-    assert published is not None
-    return "float16" if published == "bfloat16" and "bfloat16" not in device.flop_per_s else published
-
-
-def _kv_dtype(name: str, weights: str) -> str:
+def _kv_dtype(name: str, model: ModelInput, weights: str) -> str:
     if name == AUTO:
-        return weight_format(weights).compute_dtype
+        return weight_format(weights, model.arch.stored).compute_dtype
     float_bytes(name)
     return canonical_dtype(name)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from specplan.arch import ModelArch
 from specplan.arch_checks import MAX_BUDGET_BYTES, check_kernels
-from specplan.dtypes import weight_format
+from specplan.dtypes import FLOAT_BYTES, RUNTIME_FORMATS, STORED, WeightFormat, weight_format
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import FAMILIES, runnable
 from specplan.knob import KNOBS, Knob
 from specplan.models.safetensors_header import safetensors_files
 from specplan.plan import ModelInput, PlanInputs
+from specplan.reconstruction import kernels
 from specplan.speculation import HEAD_DRAFTERS, Drafter, Tree
 from specplan.speed.work import layer_work
 from specplan.workload import Workload
@@ -32,6 +33,7 @@ class Question:
         must_speculate: plain decoding is a comparison only, not an answer.
         tree: of the drafters that have heads; None for their default.
         tree_fixed: all of the tree is drafted; otherwise its first nodes, as many as pay.
+        num_draft_nodes: how many of the tree's first nodes are drafted, None to search or for all.
         shares_head: Medusa heads end in the target's output head.
     """
 
@@ -44,11 +46,14 @@ class Question:
     must_speculate: bool
     tree: Tree | None = None
     tree_fixed: bool = False
+    num_draft_nodes: int | None = None
     shares_head: bool = False
 
     def tree_of(self, drafter: Drafter) -> Tree | None:
         """The tree that a drafter proposes, None for a chain."""
-        return self.tree if drafter in HEAD_DRAFTERS else None
+        if drafter not in HEAD_DRAFTERS or self.tree is None or self.num_draft_nodes is None:
+            return self.tree if drafter in HEAD_DRAFTERS else None
+        return self.tree.pruned(self.num_draft_nodes)
 
     def alpha_of(self, drafter: Drafter) -> float | None:
         """The user's rate where it applies: to the draft model when there is one, else to every drafter."""
@@ -76,7 +81,7 @@ def check_question(question: Question) -> None:
         workload.context + question.tree.num_verify_tokens
     ):
         raise UnsupportedError("--tree: windowed layers whose window is shorter than the context take chains only")
-    if question.shares_head and weight_format(workload.dtype).quantized:
+    if question.shares_head and workload.dtype not in FLOAT_BYTES:
         raise UnsupportedError("--share-head needs floating weights: int8 products cannot write into a given place")
     for model in (question.inputs.target, question.inputs.draft):
         if model is not None:
@@ -126,6 +131,28 @@ def notes(question: Question) -> tuple[str, ...]:
             found.append(
                 f"the runtime does not run {model.arch.model_type}{of}: a plan for reading, its workspace modelled"
             )
+        found += _weight_notes(role, model, weight_format(_dtype_of(question, model), model.arch.stored), question)
+    if question.inputs.transformers_version is not None:
+        version = question.inputs.transformers_version
+        found.append(f"workspace of the forward of transformers {version}, which the runtime does not run yet")
     if any(drafter in HEAD_DRAFTERS for drafter in question.drafters):
         found.append("the runtime does not load heads yet: a plan for reading")
     return tuple(found)
+
+
+def _weight_notes(role: str, model: ModelInput, weights: WeightFormat, question: Question) -> list[str]:
+    """How quantized weights are held, and by which kernels a plan takes them to be multiplied."""
+    stored = model.arch.stored
+    if weights.stored is None:
+        if stored is None or model.kind == "gguf":
+            return []
+        return [f"the {role} is stored as {stored.name} and dequantized at load, which the runtime does not do"]
+    kind = question.inputs.device.kind
+    named = ", ".join(f"{rule.name} ({rule.reference})" for rule in kernels(weights, kind))
+    how = f"as stored, {weights.stored.name}" if weights.name == STORED else f"as {weights.name}"
+    return [f"the runtime has no kernel for the {role} {how}: a plan for reading; kernels assumed: {named}"]
+
+
+def runtime_loads(model: ModelInput, dtype: str) -> bool:
+    """Whether our own runtime reads this model's files and has kernels for the dtype."""
+    return dtype in RUNTIME_FORMATS and (model.arch.stored is None or model.kind == "gguf")

@@ -16,7 +16,7 @@ from specplan.planner.ask import ask
 from specplan.planner.question import Question, check_question, notes
 from specplan.planner.space import least_speculation, scenario_of
 from specplan.scenario import Scenario
-from specplan.speculation import Drafter
+from specplan.speculation import Drafter, Tree
 from specplan.workload import Workload
 
 #: How fast the search grows before it bisects: no value that is tried needs much more than the budget.
@@ -141,7 +141,9 @@ def solve(
     for drafter in question.drafters:
         if drafter == "none" and drafts:
             continue
-        scenario = scenario_of(question, least_speculation(question, drafter))
+        whole = dataclasses.replace(question, num_draft_nodes=None, tree_fixed=True)
+        asked = whole if knob.name == "num_draft_nodes" else question
+        scenario = scenario_of(asked, least_speculation(asked, drafter))
         for name, value in fixed.items():
             if value is not None:
                 scenario = KNOBS[name].put(scenario, value)
@@ -158,12 +160,15 @@ def _bound(scenario: Scenario, knob: Knob, budget_bytes: int) -> Bound:
     def ledger(value: int) -> MemoryLedger:
         return MemoryModel(knob.put(scenario, value)).ledger()
 
-    value = largest(fits, knob.least, knob.limit)
+    limit = knob.limit
+    if knob.name == "num_draft_nodes" and isinstance(scenario.speculation.shape, Tree):
+        limit = scenario.speculation.shape.num_draft_nodes  # of the whole tree
+    value = largest(fits, knob.least, limit)
     return Bound(
         scenario=knob.put(scenario, max(value, knob.least)),
         value=value,
         fitting=ledger(value) if value else None,
-        beyond=ledger(max(value + 1, knob.least)) if value < knob.limit else None,
+        beyond=ledger(max(value + 1, knob.least)) if value < limit else None,
         budget_bytes=budget_bytes,
     )
 

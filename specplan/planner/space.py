@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from specplan.dtypes import float_bytes, weight_format
-from specplan.formulas.memory import Knobs, MemoryModel
+from specplan.formulas.memory import MemoryModel
+from specplan.formulas.term import Knobs
 from specplan.heads import MedusaHeads, head_layer, published_heads
 from specplan.planner.question import Question
 from specplan.provenance import Figure
@@ -112,7 +113,7 @@ def _drafted(question: Question, drafter: Drafter) -> list[int]:
     tree = question.tree_of(drafter)
     if tree is not None:
         whole = len(tree.nodes)
-        return [whole] if question.tree_fixed else list(range(1, whole + 1))
+        return [whole] if question.tree_fixed or question.num_draft_nodes is not None else list(range(1, whole + 1))
     if question.num_speculative_tokens is not None:
         return [question.num_speculative_tokens]
     return list(range(1, question.max_speculative_tokens + 1))
@@ -139,7 +140,9 @@ def _scenario(question: Question, drafter: Drafter, exit_layers: int) -> Scenari
     shape = tree or Chain(0)
     heads = published_heads(drafter, inputs.target.arch, shape, question.shares_head)
     speculation = Speculation(drafter, shape, exit_layers, 1, 2)
-    return Scenario(inputs.target.arch, draft, inputs.device, question.workload, speculation, heads)
+    return Scenario(
+        inputs.target.arch, draft, inputs.device, question.workload, speculation, heads, inputs.transformers_version
+    )
 
 
 def _step_seconds(scenario: Scenario, gamma: Ints, logits_rows: Ints) -> Times:
@@ -177,14 +180,14 @@ def _head_seconds(scenario: Scenario) -> Times:
     batch, heads = workload.batch_size, scenario.heads
     if isinstance(heads, MedusaHeads):
         elements = heads.num_heads * (heads.num_layers * target.hidden_size**2 + target.num_head_elements)
-        moved = elements * float_bytes(weight_format(workload.dtype).compute_dtype)
+        moved = elements * float_bytes(weight_format(workload.dtype, target.stored).compute_dtype)
         seconds = moved / (scenario.device.memory_bandwidth_bytes_per_s.value * BANDWIDTH_EFFICIENCY)
         launches = heads.num_heads * (4 + 3 * heads.topk) * scenario.device.kernel_launch_s.value
         return np.full(1, (seconds + launches) / max(1, scenario.speculation.num_draft_nodes))
     assert heads is not None
     layer = head_layer(heads, target)
     return pass_seconds(
-        layer, scenario.device, weight_format(workload.dtype).compute_dtype, workload.kv_dtype,
+        layer, scenario.device, weight_format(workload.dtype, target.stored).compute_dtype, workload.kv_dtype,
         rows=batch, batch_size=batch, context=workload.mean_context, logits_rows=batch, head_rows=batch,
     )  # fmt: skip
 

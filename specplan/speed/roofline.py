@@ -11,7 +11,7 @@ import numpy.typing as npt
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
 from specplan.dtypes import WeightFormat, float_bytes, weight_format
-from specplan.speed.work import layer_work
+from specplan.speed.work import element_bytes, layer_work
 
 #: Shares of the peak that large matrix products reach in practice.
 BANDWIDTH_EFFICIENCY = 0.8
@@ -55,16 +55,17 @@ def pass_seconds(
         num_layers: layers that run; all of them when None.
     """
     layers = arch.num_hidden_layers if num_layers is None else num_layers
+    weights = weight_format(dtype, arch.stored)
+    per_element = element_bytes(arch, weights)
     work = layer_work(arch, layers, context)
     # a pass of many rows visits more experts, in the mean of independent choices
     visited = work.num_experts * (1 - (1 - work.num_experts_per_tok / work.num_experts) ** np.asarray(rows))
-    elements = work.matrix_elements + visited * work.expert_elements
+    moved = work.matrix_elements * per_element.layers + visited * work.expert_elements * per_element.experts
     active = work.matrix_elements + work.num_experts_per_tok * work.expert_elements
-    weights = weight_format(dtype)
     layer_s = _stage_seconds(
         device,
         weights,
-        moved_bytes=elements * weights.matrix_bytes + batch_size * work.cache_elements * float_bytes(kv_dtype),
+        moved_bytes=moved + batch_size * work.cache_elements * float_bytes(kv_dtype),
         flop=np.asarray(rows) * (2.0 * active + 4.0 * work.score_elements),
         rows=np.asarray(rows),
     )
@@ -72,7 +73,7 @@ def pass_seconds(
     head_s = _stage_seconds(
         device,
         weights,
-        moved_bytes=tiles * arch.num_head_elements * weights.matrix_bytes,
+        moved_bytes=tiles * arch.num_head_elements * per_element.head,
         flop=np.asarray(head_rows) * 2.0 * arch.num_head_elements,
         rows=np.minimum(head_rows, logits_rows),
     )

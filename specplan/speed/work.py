@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from specplan.arch import ModelArch
+from specplan.dtypes import WeightFormat
+from specplan.matrices import matrix_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,39 @@ class LayerWork:
     num_experts_per_tok: int
     cache_elements: int
     score_elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class ElementBytes:
+    """Bytes that one element of a matrix takes in the mean, scales included where a library stores them.
+
+    Attributes:
+        layers: of the matrices of layers but for experts.
+        experts: of the experts' matrices.
+        head: of the output head.
+    """
+
+    layers: float
+    experts: float
+    head: float
+
+
+@lru_cache(maxsize=64)
+def element_bytes(arch: ModelArch, weights: WeightFormat) -> ElementBytes:
+    """Bytes per element of what a pass reads."""
+    plain = float(weights.matrix_bytes)
+    if weights.stored is None:
+        return ElementBytes(plain, plain, plain)
+    shapes = matrix_shapes(arch)
+    num_bytes: Counter[str] = Counter()
+    elements: Counter[str] = Counter()
+    for form, kind, count in weights.stored.counts():
+        part = kind if kind in ("head", "embedding") else "experts" if kind.startswith("experts.") else "layers"
+        num_bytes[part] += count * form.matrix_bytes(*shapes[kind])
+        elements[part] += count * shapes[kind][0] * shapes[kind][1]
+    mean = {part: num_bytes[part] / elements[part] for part in elements}
+    head = mean.get("head", mean.get("embedding", plain))
+    return ElementBytes(mean.get("layers", plain), mean.get("experts", plain), head)
 
 
 def layer_work(arch: ModelArch, num_layers: int, context: int) -> LayerWork:

@@ -43,6 +43,18 @@ def load_parameters(parameters: Parameters, source: TensorSource, progress: Prog
             weight.add_(1.0)
 
 
+def fill_randomly(parameters: Parameters) -> None:
+    """Noise instead of a checkpoint: small enough that nothing overflows, for measurements only."""
+    for place, frequencies in zip(parameters.inverse_frequencies, inverse_frequencies(parameters.arch), strict=True):
+        place.copy_(frequencies)
+    torch.arange(parameters.columns.numel(), out=parameters.columns)
+    for tensor in parameters.weight_tensors():
+        if tensor.dtype == torch.int8:
+            tensor.random_(-127, 128)
+        else:
+            tensor.normal_(0, 0.02)
+
+
 class _LayerLoader:
     """Fills one layer."""
 

@@ -66,6 +66,7 @@ class PlanCache(Cache):
     slots: torch.Tensor
 
     def __init__(self, blocks: list[torch.Tensor]) -> None:
+        self.blocks = blocks
         self._plan_layers = [PlanCacheLayer(block[0], block[1]) for block in blocks]
         super().__init__(layers=[*self._plan_layers])
 

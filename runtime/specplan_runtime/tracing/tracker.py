@@ -71,7 +71,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         device_types: count storages on these device types only, for example ``("meta",)``; None for all.
         scalar: answers reads of single elements of meta tensors (``.item()``, ``bool(tensor)``), which have no
-            value of their own; None leaves them to fail as PyTorch has it.
+            value of their own; ``.tolist()`` then gives 0, 1, 2, … None leaves both to fail as PyTorch has it.
         arena: a tensor that spans the storage in which the highest touched byte is looked for.
 
     Attributes:
@@ -108,6 +108,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._touch(func, arguments)
         if self._scalar is not None and _reads_a_scalar(func) and arguments[0].device.type == "meta":
             return self._scalar(arguments[0])
+        if self._scalar is not None and _reads_to_the_host(func, arguments, kwargs):
+            return _ranks(arguments[0])
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
             self._follow(tensor, str(func))
@@ -193,6 +195,18 @@ def _end_byte(tensor: torch.Tensor) -> int:
 
 def _reads_a_scalar(func: Any) -> bool:
     return bool(func is torch.ops.aten._local_scalar_dense.default)
+
+
+def _reads_to_the_host(func: Any, arguments: Sequence[torch.Tensor], kwargs: Any) -> bool:
+    """Whether a meta tensor is copied to the host, as ``tolist()`` does."""
+    copies = func is torch.ops.aten._to_copy.default
+    return copies and arguments[0].device.type == "meta" and str((kwargs or {}).get("device")) == "cpu"
+
+
+def _ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Stands for content that is not there: 0, 1, 2, … along the last dimension, as choices of experts are."""
+    size = tensor.shape[-1] if tensor.dim() else 1
+    return torch.arange(size).expand(tensor.shape).to(tensor.dtype)
 
 
 def _only_views(func: Any) -> bool:

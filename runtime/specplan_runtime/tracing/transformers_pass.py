@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from huggingface_hub.errors import StrictDataclassError
 from torch.overrides import TorchFunctionMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
@@ -117,12 +118,13 @@ def efficient_attention(
     return output.transpose(1, 2)
 
 
-def meta_model(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+def meta_model(config: Mapping[str, Any], dtype: torch.dtype, attention: str = "sdpa") -> PreTrainedModel:
     """A model without memory.
 
     Args:
         config: fields of config.json, ``model_type`` among them.
         dtype: of weights and activations.
+        attention: implementation that its forward uses.
 
     Raises:
         UnsupportedError: transformers has no such architecture.
@@ -131,9 +133,13 @@ def meta_model(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel
     model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedError(f"transformers has no architecture {model_type!r}")
+    try:
+        known = CONFIG_MAPPING[model_type](**fields)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UnsupportedError(f"transformers refuses a {model_type} of these sizes: {error}") from None
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            CONFIG_MAPPING[model_type](**fields), dtype=dtype, attn_implementation="sdpa"
+            known, dtype=dtype, attn_implementation=attention
         )
     model.train(False)
     return model

@@ -1,0 +1,139 @@
+"""A plan of the runtime's own forward on an arena without memory: what operators touch, and what else they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from specplan.errors import UnsupportedError
+from specplan.plan import ModelInput, Plan
+from specplan_runtime.arena import ALIGNMENT, Arena
+from specplan_runtime.decoder import Decoder
+from specplan_runtime.heads import run_medusa
+from specplan_runtime.layout import Layout, place
+from specplan_runtime.parameters import tensors_in
+from specplan_runtime.sampling import RowSampler, SamplingParams
+from specplan_runtime.span import Span
+from specplan_runtime.topology import topology_of
+from specplan_runtime.tracing.meta_config import transformers_config
+from specplan_runtime.tracing.traced import Traced
+from specplan_runtime.tracing.tracker import StorageTracker
+from specplan_runtime.tracing.transformers_pass import meta_model
+from specplan_runtime.workspace import Workspace
+
+_WORKSPACE_ITEMS = (
+    "tokens",
+    "mask",
+    "rope",
+    "hidden",
+    "normed",
+    "projected",
+    "norm",
+    "scratch",
+    "medusa_block",
+    "medusa_head",
+)
+#: Every cut of a distribution, so that all of a sampler's buffers are used.
+_SAMPLING = SamplingParams(temperature=1.0, top_k=1, top_p=0.5)
+
+
+def replay_arena(plan: Plan, announce: Callable[[str], None]) -> Iterator[Traced]:
+    """Resident tensors, every phase's workspace, and what operators allocate beside the arena."""
+    capacity = _capacity(plan)
+    block = torch.empty(capacity, dtype=torch.uint8, device="meta")
+    layout = place(plan, Arena(block))
+    resident_end = _resident_end(layout)
+    yield from _resident(plan, layout, resident_end)
+    decoders = [Decoder(model) for model in (layout.target, layout.draft) if model is not None]
+    outside = 0
+    for phase, run in _phases(plan, layout, decoders):
+        announce(phase)
+        tracker = StorageTracker(("meta",), scalar=lambda _: 0.5, arena=block)
+        with torch.no_grad(), tracker, tracker.phase(phase) as seen:
+            run()
+        outside = max(outside, tracker.peak_bytes)
+        items = tuple(f"{phase}.{name}" for name in _WORKSPACE_ITEMS)
+        touched = -(-seen.arena_bytes // ALIGNMENT) * ALIGNMENT - resident_end
+        yield Traced(phase, items, touched, "bytes of the arena that operators touched")
+    counted = max(decoder.largest_output_bytes for decoder in decoders)
+    yield Traced("beside the arena", ("kernel_output",), max(outside, counted), "storages that operators created")
+
+
+def _capacity(plan: Plan) -> int:
+    counted = place(plan, Arena())
+    return counted.arena.high_water
+
+
+def _resident_end(layout: Layout) -> int:
+    """One past the last byte of the tensors that stay."""
+    ends = [
+        (tensor.storage_offset() + _span(tensor)) * tensor.itemsize
+        for part in (layout.target, layout.draft, layout.draft_probs, layout.medusa, layout.tree)
+        for tensor in tensors_in(part)
+        if tensor.numel()
+    ]
+    return -(-max(ends) // ALIGNMENT) * ALIGNMENT
+
+
+def _span(tensor: torch.Tensor) -> int:
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _resident(plan: Plan, layout: Layout, resident_end: int) -> Iterator[Traced]:
+    owners = (("target", plan.inputs.target, layout.target), ("draft", plan.inputs.draft, layout.draft))
+    for owner, model, parameters in owners:
+        if model is None or parameters is None:
+            continue
+        if not parameters.precision.int8:
+            weights = _counted_weights(model, parameters.precision.compute)
+            if weights is not None:
+                yield Traced(f"{owner}.weights", (f"{owner}.weights",), weights, "parameters of the transformers model")
+        caches = sum(tensor.nbytes for tensor in (*tensors_in(parameters.full), *tensors_in(parameters.windowed)))
+        yield Traced(f"{owner}.kv_cache", (f"{owner}.kv_cache",), caches, "tensors of the cache")
+    resident = tuple(item.name for item in plan.ledger.owned_items() if item.phase == "resident")
+    everything = tuple(name for name in resident if name != "kernel_output")
+    yield Traced("all resident tensors", everything, resident_end, "end of the last one in the arena")
+
+
+def _counted_weights(model: ModelInput, dtype: torch.dtype) -> int | None:
+    """Bytes of the parameters of the model that transformers builds; None where its config cannot be derived."""
+    try:
+        built = meta_model(transformers_config(model.arch), dtype, attention="eager")
+    except UnsupportedError:
+        return None
+    return sum(tensor.nbytes for tensor in {id(t): t for t in built.parameters()}.values())
+
+
+def _phases(plan: Plan, layout: Layout, decoders: list[Decoder]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Each phase with what replays it at its full shape, its rows at the end of the context."""
+    topology = topology_of(plan.speculation.shape, layout.tree)
+    for phase, work in layout.workspaces.items():
+        drafts = phase in ("prefill_draft", "draft")
+        decoder = decoders[-1] if drafts else decoders[0]
+        layers = plan.speculation.num_exit_layers if phase == "draft" and layout.draft is None else None
+        shape = work.shape
+        count = shape.num_rows // shape.batch_size
+        start = max(0, shape.slots.full - count)
+        row = 0 if phase.startswith("prefill") else None
+        tree = topology if phase == "verify" and topology.hidden is not None else None
+        span = Span([[0] * count] * shape.batch_size, [start] * shape.batch_size, row, topology=tree)
+        rows = shape.num_rows if phase == "verify" else shape.batch_size
+        yield phase, _pass(decoder, work, span, layers, rows)
+    medusa, medusa_work = layout.medusa, layout.medusa_work
+    if medusa is not None and medusa_work is not None:
+        yield "draft", lambda: run_medusa(medusa, medusa_work)
+
+
+def _pass(decoder: Decoder, work: Workspace, span: Span, layers: int | None, num_logits: int) -> Callable[[], None]:
+    def run() -> None:
+        decoder.forward(work, span, layers)
+        sampler = RowSampler(work, _SAMPLING)
+        for _, logits in decoder.logits(work, None, num_logits):
+            torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)])
+            sampler.load(logits[0])
+            sampler.accept(0, None)
+            sampler.draw()
+            del logits
+
+    return run

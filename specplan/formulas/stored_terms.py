@@ -1,0 +1,43 @@
+"""The items of weights that a library stores: the weights themselves, and what its kernels write out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from specplan.arch import ModelArch
+from specplan.device import DeviceKind
+from specplan.dtypes import WeightFormat, float_bytes
+from specplan.formulas.bind import Value, evaluate_expression
+from specplan.formulas.quantized import format_values, kernel_values
+from specplan.formulas.stored_weights import stored_expression, stored_parts
+from specplan.formulas.term import Term, term
+from specplan.ledger import Owner, Phase
+from specplan.provenance import Source
+from specplan.reconstruction import largest_reconstruction
+from specplan.stored import StoredWeights
+
+
+def stored_term(name: str, owner: Owner, stored: StoredWeights, values: dict[str, Value]) -> Term:
+    """The weights, with their parts."""
+    num_bytes = evaluate_expression(stored_expression(stored), values)
+    return Term(name, owner, "resident", "stored_weights", "exact", values, num_bytes, stored_parts(stored))
+
+
+def dequantized_term(
+    phase: Phase, arch: ModelArch, weights: WeightFormat, device_kind: DeviceKind, rows_of_pass: Value
+) -> Iterator[Term]:
+    """What the kernel of a library's format writes out in a pass; none where all kernels are fused.
+
+    Published where the rule decides by rows alone, assumed where device and shape decide too.
+    """
+    largest = largest_reconstruction(arch, weights, device_kind)
+    if largest is None:
+        return
+    rule, form, (rows, columns) = largest
+    values: dict[str, Value] = {**format_values(form), "w_r": rows, "w_c": columns}
+    values |= kernel_values(rule, form, float_bytes(weights.compute_dtype), rows_of_pass)
+    sure = np.all((rows_of_pass < (rule.from_rows or 1)) | (rows_of_pass >= (rule.certain_from_rows or 1)))
+    source: Source = "published" if sure else "assumed"
+    yield term(f"{phase}.dequantized", "runtime", phase, "dequantized", values, source)
