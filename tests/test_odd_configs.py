@@ -22,7 +22,7 @@ NO_MODEL = (AttributeError, RuntimeError, TypeError, ValueError, ZeroDivisionErr
 
 def sizes(arch: ModelArch, slots: int, batch_size: int) -> tuple[int, ...]:
     """Weights in float16, keys and values in float32, one copy of the states, without speculation."""
-    values = arch_values(arch) | precision_values(arch, "float16", "float32") | slot_values(arch, slots, 1)
+    values = arch_values(arch) | precision_values("float16", "float32") | slot_values(arch, slots, 1)
     values |= {"B": batch_size, "gamma": 0}
     return tuple(int(evaluate(item, values)) for item in ("weights", "kv_cache", "recurrent_state"))
 

@@ -26,7 +26,6 @@ from specplan.profiles import (
     unknown_profile,
 )
 from specplan.provenance import SOURCES, Figure
-from tests.conftest import unquantized
 
 DEVICES = profile_names("devices")
 MODELS = profile_names("models")
@@ -119,7 +118,7 @@ def test_memory_follows_the_names() -> None:
 def test_model_profiles_decode(name: str) -> None:
     profile = read_profile("models", name)
     assert profile["name"] == name
-    assert read_config(unquantized(profile["config"]), name).vocab_size > 0
+    assert read_config(profile["config"], name).vocab_size > 0
     for field in ("hub_id", "license", "reference", "title"):
         assert profile[field].strip()
 
