@@ -93,11 +93,9 @@ def _union(choices: tuple[Any, ...], data: Any, where: str, path: str) -> Any:
     if len(declared) == 1:
         return _value(declared[0], data, where, path)
     keys = set(data) if isinstance(data, dict) else set()
-    for choice in declared:  # dataclasses, told apart by their keys
-        if keys == {field.name for field in dataclasses.fields(choice)}:
-            return _value(choice, data, where, path)
-    names = " or ".join(", ".join(field.name for field in dataclasses.fields(choice)) for choice in declared)
-    raise InputError(f"{where}: {path} must be an object with {names}, found {_kind(data)}")
+    # dataclasses, told apart by their keys: the one that has most of them says what is wrong with the others
+    best = max(declared, key=lambda choice: len(keys & {field.name for field in dataclasses.fields(choice)}))
+    return _value(best, data, where, path)
 
 
 def _scalar(hint: Any, data: Any, where: str, path: str) -> Any:

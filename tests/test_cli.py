@@ -177,7 +177,7 @@ def test_a_plan_is_valid_under_its_schema(plan: Path) -> None:
         (["analyze", "--model", "llama-68m", "--gpu", "t4", "--budget", "lots"], ["lots"]),
         (["analyze", "--model", "llama-68m", "--gpu", "t4", "--context", "0"], ["--context 0"]),
         (["analyze", "--model", "llama-68m", "--gpu", "t4", "--alpha", "1.5"], ["--alpha"]),
-        (["analyze", "--model", "llama-68m", "--gpu", "t4", "--drafter", "medusa"], ["medusa"]),
+        (["analyze", "--model", "llama-68m", "--gpu", "t4", "--drafter", "hydra"], ["hydra"]),
         (["analyze", "--model", "llama-68m", "--gpu", "t4", "--drafter", "draft_model"], ["--draft"]),
         (["analyze", "--model", "llama-68m", "--gpu", "t4", "--draft", "qwen2.5-0.5b"], ["vocab_size"]),
         (["analyze", "--model", "llama-68m", "--gpu", "t4", "--frobnicate"], ["frobnicate"]),
@@ -342,7 +342,7 @@ def test_explain_puts_numbers_in(plan: Path) -> None:
     data = json.loads(plan.read_text())
     expected = next(item["bytes"] for item in data["ledger"]["items"] if item["name"] == "target.kv_cache")
     assert f"{expected:,}".replace(",", " ") in result.stdout
-    assert "2*B*H_k*L*S*d*s_kv" in result.stdout
+    assert "2*B*H_k*L_w*S_w*d" in result.stdout
     assert r"\text{kv\_cache}" in specplan("explain", "kv_cache", "--latex").stdout
 
 

@@ -164,7 +164,7 @@ def test_the_arena_and_its_rounding_are_whole_segments(scenario: Scenario) -> No
     arena = ledger.owned_bytes - (outside.bytes if outside is not None else 0)
     reserved = arena + rounding.bytes
     assert reserved % (2 << 20) == 0
-    assert rounding.bytes < 2 << 20 or (reserved == 20 << 20 and arena > 1 << 20)
+    assert rounding.bytes < 2 << 20 or (reserved == 10 << 20 and arena > 1 << 20)
 
 
 @pytest.mark.parametrize("batch_size", [512, 1024, 2048, 4096])
