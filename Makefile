@@ -6,7 +6,7 @@ PEERS ?= .peers
 BIN = $(VENV)/bin
 # torch: a CPU build is enough for tests and the demo. Any torch >= 2.11 that is installed already is kept.
 TORCH ?= torch==2.13.0
-DEV = hypothesis import-linter jsonschema mypy pytest ruff types-jsonschema types-tabulate
+DEV = hypothesis import-linter jsonschema mypy pytest pytest-xdist ruff types-jsonschema types-tabulate
 
 .PHONY: demo test lint types contracts unit docs docs-check bench bench-qwen bench-peers clean
 
@@ -31,7 +31,7 @@ contracts: $(VENV)/.installed-dev
 	PYTHONPATH=.:runtime $(BIN)/lint-imports
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
 # Generated documentation: formulas, commands, the JSON Schema of plans.
 docs: $(VENV)/.installed
