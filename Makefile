@@ -61,6 +61,7 @@ $(VENV)/.installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --editable ".[runtime]"
+	$(BIN)/python -m compileall -q specplan runtime  # pip does this for wheels and not for editable installs
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -25,7 +25,7 @@ from specplan.formulas.symbols import (
     s,
     s_h,
 )
-from specplan.formulas.weights import PARTS
+from specplan.formulas.weights import PARTS, part_bytes
 
 _HEAD_ROWS = sympy.Max(B, 2, evaluate=False)
 
@@ -49,7 +49,7 @@ def eagle3_weights() -> sympy.Expr:
 
 def mtp_weights() -> sympy.Expr:
     """One layer of the target's last kind, the projection of hidden state and embedding, three norms."""
-    layer = sum((part().bytes() for name, part in PARTS.items() if name != "table"), start=sympy.Integer(0))
+    layer = sum((part_bytes(name) for name in PARTS if name != "table"), start=sympy.Integer(0))
     return layer + s * (2 * h * h + 3 * h)
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import sympy
 
 from specplan.arch import ModelArch
 from specplan.dtypes import WeightFormat, weight_format
 from specplan.families import FAMILIES
 from specplan.formulas import system
-from specplan.formulas.bind import Value, evaluate
+from specplan.formulas.bind import Value, evaluate, evaluate_expression
 from specplan.formulas.stored_terms import dequantized_term, stored_term
 from specplan.formulas.term import Knobs, Term, fixed, term
 from specplan.formulas.transformers_terms import transformers_terms
 from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
+from specplan.formulas.weights import part_bytes, part_padding, present_parts
 from specplan.heads import Eagle3Head, MedusaHeads, head_layer
-from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Phase
+from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Owner, Phase
 from specplan.provenance import Source
 from specplan.scenario import Scenario
 from specplan.speculation import HEAD_DRAFTERS, Chain, Tree
@@ -119,7 +121,7 @@ class MemoryModel:
         own = self._own_source(owner)
         stored = self._weights(owner).stored
         if stored is None:
-            yield term(f"{owner}.weights", owner, "resident", "weights", values)
+            yield _by_parts(f"{owner}.weights", owner, "weights", part_bytes, values, "exact")
         else:
             yield stored_term(f"{owner}.weights", owner, stored, values)
         yield term(f"{owner}.kv_cache", owner, "resident", "kv_cache", values)
@@ -127,7 +129,7 @@ class MemoryModel:
             state = values | {"gamma": self.knobs.gamma}
             yield term(f"{owner}.recurrent_state", owner, "resident", "recurrent_state", state, own)
         if stored is None:
-            yield term(f"{owner}.weight_padding", owner, "resident", "weight_padding", values, own)
+            yield _by_parts(f"{owner}.weight_padding", owner, "weight_padding", part_padding, values, own)
         yield term(f"{owner}.kv_padding", owner, "resident", "kv_padding", values, own)
         yield term(f"{owner}.constants", owner, "resident", "constants", values, own)
 
@@ -277,6 +279,20 @@ class MemoryModel:
         archs = [arch for arch in (self.scenario.target, self.scenario.draft) if arch is not None]
         widest = max(max(arch.intermediate_size, arch.hidden_size) for arch in archs)
         return max(system.LOADER_TILE_ELEMENTS, widest)
+
+
+def _by_parts(
+    name: str,
+    owner: Owner,
+    formula_id: str,
+    bytes_of: Callable[[str], sympy.Expr],
+    values: dict[str, Value],
+    source: Source,
+) -> Term:
+    """An item of the weights, of those parts that the model has."""
+    parts = tuple((part, bytes_of(part)) for part in present_parts(values))
+    num_bytes = sum((evaluate_expression(expr, values) for _, expr in parts), start=0)
+    return Term(name, owner, "resident", formula_id, source, values, num_bytes, parts)
 
 
 def _widest(shape: Chain | Tree) -> int:

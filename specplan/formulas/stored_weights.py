@@ -90,7 +90,9 @@ def stored_weights() -> sympy.Expr:
 def rest() -> sympy.Expr:
     """Norms, biases, routers, convolutions: what no method quantizes."""
     final_norm = s_v * (1 + n_b) * h
-    return sum((part().rest(s_v) for name, part in PARTS.items() if name != "table"), start=final_norm)
+    return sum(
+        (layers * build().rest(s_v) for name, (layers, build) in PARTS.items() if name != "table"), start=final_norm
+    )
 
 
 @lru_cache(maxsize=64)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import sympy
 
@@ -73,16 +75,14 @@ QKV = (H * (1 + g_q) + 2 * H_k) * d
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Tensors that ``layers`` layers hold alike.
+    """Tensors that some layers hold alike: those of one of them.
 
     Attributes:
-        layers: how many layers hold them.
         matrices: (how many, rows, columns), held in the weight format.
         vectors: (how many, elements), held in the compute dtype.
         floats: (how many, elements), held in float32 whatever the rest is.
     """
 
-    layers: sympy.Expr
     matrices: tuple[tuple[sympy.Expr, sympy.Expr, sympy.Expr], ...]
     vectors: tuple[tuple[sympy.Expr, sympy.Expr], ...]
     floats: tuple[tuple[sympy.Expr, sympy.Expr], ...] = ()
@@ -90,12 +90,12 @@ class Part:
     def bytes(self) -> sympy.Expr:
         """Without alignment."""
         matrices = sum(count * (rows * columns * s_w + rows * s_c) for count, rows, columns in self.matrices)
-        return self.layers * matrices + self.rest(s)
+        return matrices + self.rest(s)
 
     def rest(self, element_bytes: sympy.Expr) -> sympy.Expr:
         """What is no matrix, with so many bytes per element."""
         vectors = element_bytes * sum(count * elements for count, elements in self.vectors)
-        return self.layers * (vectors + 4 * sum(count * elements for count, elements in self.floats))
+        return vectors + 4 * sum(count * elements for count, elements in self.floats)
 
     def padding(self) -> sympy.Expr:
         """What alignment adds, tensor by tensor."""
@@ -104,18 +104,18 @@ class Part:
         )
         vectors = sum(count * padding(elements * s) for count, elements in self.vectors)
         floats = sum(count * padding(elements * 4) for count, elements in self.floats)
-        return self.layers * (matrices + vectors + floats)
+        return matrices + vectors + floats
 
 
 def table() -> Part:
     """The head or tied table in the weight format, an input embedding of its own, the final norm."""
-    return Part(sympy.Integer(1), ((1, V, h),), ((1 - t, V * h), (1 + n_b, h)))
+    return Part(((1, V, h),), ((1 - t, V * h), (1 + n_b, h)))
 
 
 def attention() -> Part:
     """Fused query, key and value matrix, output matrix, biases, norms of queries and keys, sinks."""
     vectors = ((b_q, QKV), (b_o, h), (2 * q_h, d), (q_f, H * d), (q_f, H_k * d), (a_s, H))
-    return Part(L_a, ((1, QKV, h), (1, h, H * d)), vectors)
+    return Part(((1, QKV, h), (1, h, H * d)), vectors)
 
 
 def latent_attention() -> Part:
@@ -133,14 +133,14 @@ def latent_attention() -> Part:
         (1, h, H * d_v),
     )
     biases = ((b_q * f_q, r_q), (b_q, r_k + d_r), (b_o, h))
-    return Part(L_m, matrices, ((f_q, r_q), (1, r_k), *biases))
+    return Part(matrices, ((f_q, r_q), (1, r_k), *biases))
 
 
 def linear_attention() -> Part:
     """Projections of queries, keys, values, gates and rates; convolution; decay; gated norm; output matrix."""
     keys, values = K_l * k_l, H_l * v_l
     matrices = ((1, 2 * keys + 2 * values, h), (1, 2 * H_l, h), (1, h, values))
-    return Part(L_l, matrices, ((1, (2 * keys + values) * w_l), (2, H_l), (1, v_l)))
+    return Part(matrices, ((1, (2 * keys + values) * w_l), (2, H_l), (1, v_l)))
 
 
 def mamba() -> Part:
@@ -161,37 +161,64 @@ def mamba() -> Part:
         (3 * m_2, H_s),
         (m_2 * n_i, e_s),
     )
-    return Part(L_s, matrices, vectors)
+    return Part(matrices, vectors)
 
 
 def mlp() -> Part:
     """Gate and up fused, down, biases."""
     inner = (1 + g_m) * I
-    return Part(L_d, ((1, inner, h), (1, h, I)), ((b_m, inner), (b_m, h)))
+    return Part(((1, inner, h), (1, h, I)), ((b_m, inner), (b_m, h)))
 
 
 def experts() -> Part:
     """Router, kept in the compute dtype; each expert's matrices; the shared expert."""
     matrices = ((E, 2 * I_e, h), (E, h, I_e), (f_s, 2 * I_s, h), (f_s, h, I_s))
     vectors = ((1, E * h), (b_r, E), (b_e * E, 2 * I_e), (b_e * E, h), (g_s, h))
-    return Part(L_e, matrices, vectors, floats=((c_r, E),))
+    return Part(matrices, vectors, floats=((c_r, E),))
 
 
 def norms() -> Part:
     """Norms over the hidden size."""
-    return Part(L, (), ((n_n * (1 + n_b), h),))
+    return Part((), ((n_n * (1 + n_b), h),))
 
 
-PARTS: dict[str, Callable[[], Part]] = {
-    part.__name__: part for part in (table, attention, latent_attention, linear_attention, mamba, mlp, experts, norms)
+#: By name: how many layers hold a part, and what it is.
+PARTS: dict[str, tuple[sympy.Expr, Callable[[], Part]]] = {
+    "table": (sympy.Integer(1), table),
+    "attention": (L_a, attention),
+    "latent_attention": (L_m, latent_attention),
+    "linear_attention": (L_l, linear_attention),
+    "mamba": (L_s, mamba),
+    "mlp": (L_d, mlp),
+    "experts": (L_e, experts),
+    "norms": (L, norms),
 }
+
+
+@cache
+def part_bytes(name: str) -> sympy.Expr:
+    """A part in all its layers, without alignment."""
+    layers, build = PARTS[name]
+    return layers * build().bytes()
+
+
+@cache
+def part_padding(name: str) -> sympy.Expr:
+    """What alignment adds to a part in all its layers."""
+    layers, build = PARTS[name]
+    return layers * build().padding()
+
+
+def present_parts(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts that a model has: those of other families need not be built nor compiled."""
+    return tuple(name for name, (layers, _) in PARTS.items() if layers.is_Integer or values[str(layers)])
 
 
 def weights() -> sympy.Expr:
     """Matrices in the weight format with their scales, everything else in the compute dtype."""
-    return sum((part().bytes() for part in PARTS.values()), start=sympy.Integer(0))
+    return sum(map(part_bytes, PARTS), start=sympy.Integer(0))
 
 
 def weight_padding() -> sympy.Expr:
     """What alignment adds to the weights, tensor by tensor."""
-    return sum((part().padding() for part in PARTS.values()), start=sympy.Integer(0))
+    return sum(map(part_padding, PARTS), start=sympy.Integer(0))

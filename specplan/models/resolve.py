@@ -13,11 +13,7 @@ from specplan.errors import InputError, UnsupportedError
 from specplan.json_input import read_json
 from specplan.models import hub
 from specplan.models.config import read_config
-from specplan.models.gguf import read_gguf_arch
-from specplan.models.gguf_header import read_gguf_header
-from specplan.models.quantization import read_quantization
 from specplan.models.safetensors_header import read_headers, safetensors_files
-from specplan.models.stored_tensors import check_stored_tensors
 from specplan.models.tensors import TensorEntry, check_tensors
 from specplan.plan import ModelInput
 from specplan.profiles import find_profile, read_profile, unknown_profile
@@ -76,6 +72,9 @@ def _folder(folder: Path) -> ModelInput:
 def _file(path: Path) -> ModelInput:
     if path.suffix != ".gguf":
         raise UnsupportedError(f"{path}: expected a folder with config.json or a .gguf file")
+    from specplan.models.gguf import read_gguf_arch  # late: most questions read no GGUF
+    from specplan.models.gguf_header import read_gguf_header
+
     header = read_gguf_header(path)
     return ModelInput(str(path.resolve()), "gguf", header.sha256, read_gguf_arch(header, path))
 
@@ -98,8 +97,12 @@ def _hub(hub_id: str) -> ModelInput:
 
 
 def _check_headers(arch: ModelArch, config: Any, headers: Mapping[str, TensorEntry], where: str) -> None:
-    quantization = read_quantization(config, where)
-    if quantization is None:
+    if arch.stored is None:
         check_tensors(arch, headers, where)
-    else:
-        check_stored_tensors(arch, quantization, headers, where)
+        return
+    from specplan.models.quantization import read_quantization  # late: most models are not quantized
+    from specplan.models.stored_tensors import check_stored_tensors
+
+    quantization = read_quantization(config, where)
+    assert quantization is not None
+    check_stored_tensors(arch, quantization, headers, where)

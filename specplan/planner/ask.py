@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 from specplan.arch_checks import check_vocabularies
 from specplan.devices.resolve import resolve_device
 from specplan.dtypes import canonical_dtype, float_bytes, weight_dtype, weight_format
@@ -91,9 +89,11 @@ def _transformers_version(forward: str) -> str | None:
     """The installed version, or the newest whose memory is known: its forward decides the workspace."""
     if forward != "transformers":
         return None
+    from importlib import metadata  # late: it takes as long to import as all profiles to read
+
     try:
-        return importlib.metadata.version("transformers")
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version("transformers")
+    except metadata.PackageNotFoundError:
         return _NEWEST_TRANSFORMERS
 
 

@@ -7,7 +7,6 @@ import dataclasses
 from specplan.device import DeviceSpec
 from specplan.dtypes import FLOAT_BYTES, LIBRARY_FORMATS, RUNTIME_FORMATS, STORED, weight_dtype
 from specplan.errors import InputError, UnsupportedError
-from specplan.models.storage import named_storage
 from specplan.plan import ModelInput
 
 AUTO = "auto"
@@ -37,6 +36,8 @@ def target_weights(model: ModelInput, name: str, device: DeviceSpec, option: str
         return model, dtype
     assert dtype in LIBRARY_FORMATS
     if model.arch.stored is None:
+        from specplan.models.storage import named_storage  # late: most weights are stored as published
+
         stored = named_storage(model.arch, dtype, option)
         return dataclasses.replace(model, arch=dataclasses.replace(model.arch, stored=stored)), dtype
     if model.arch.stored.name == dtype:
