@@ -54,7 +54,7 @@ def measure_case(index: int) -> dict[str, Any]:
     from specplan.plan import Plan
     from specplan.planner.analyze import analyze
     from specplan.planner.ask import ask
-    from specplan_runtime import Engine, budget
+    from specplan_runtime import Engine, SamplingParams, budget
     from specplan_runtime.tracing.tracker import StorageTracker
 
     model, layers, drafter, drafted, batch, context, dtype = CASES[index]
@@ -76,7 +76,7 @@ def measure_case(index: int) -> dict[str, Any]:
         engine.assembly.eos_token_ids = ()
         prompt = [7 * i % 1000 for i in range(min(context // 2, 700))]
         for row in range(batch):
-            engine.start(engine.open(prompt, _NEW_TOKENS, row), _params())
+            engine.start(engine.open(prompt, _NEW_TOKENS, row), SamplingParams())
         new = engine.generate(prompt, _NEW_TOKENS)
     assert len(new) == _NEW_TOKENS
     items = plan.ledger.by_name()
@@ -101,12 +101,6 @@ def measure_case(index: int) -> dict[str, Any]:
         "tokens_per_s_planned": plan.estimate.tokens_per_s.value,
         "tokens_per_s_measured": engine.timings.tokens_per_s,
     }
-
-
-def _params() -> Any:
-    from specplan_runtime import SamplingParams
-
-    return SamplingParams()
 
 
 def _shallow(model: Any, layers: int) -> Any:

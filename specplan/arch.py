@@ -10,7 +10,7 @@ from specplan.stored import StoredWeights
 #: What mixes tokens in a layer.
 LayerType = Literal["full_attention", "sliding_attention", "latent_attention", "linear_attention", "mamba", "hybrid"]
 #: What follows it.
-MlpType = Literal["dense", "moe", "none"]
+MlpType = Literal["dense", "moe"]
 
 
 @dataclass(frozen=True, slots=True)

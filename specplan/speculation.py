@@ -118,6 +118,11 @@ class Speculation:
         """Tokens drafted per step and sequence: γ of a chain."""
         return self.shape.num_draft_nodes
 
+    @property
+    def drafted_name(self) -> str:
+        """What the number of drafted tokens is called: by the shape."""
+        return "num_draft_nodes" if isinstance(self.shape, Tree) else "num_speculative_tokens"
+
     def describe(self) -> str:
         """For people: ``draft_model, γ 4``."""
         if self.drafter == "none":

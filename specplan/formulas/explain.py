@@ -39,7 +39,7 @@ class Explanation:
         substituted: the expression with numbers in it, None without a scenario.
         bytes: the result, None without a scenario.
         source: of the item, None without a scenario.
-        stages: of ``scratch`` and of weights as stored: (stage or part, bytes or None, text).
+        stages: of ``scratch``, and the parts of weights: (stage or part, bytes or None, text).
     """
 
     name: str
@@ -151,7 +151,7 @@ def to_text(explanation: Explanation) -> str:
         lines.append(f"    {symbol}{number}: {meaning}{rows}")
     for stage, num_bytes, text in e.stages:
         number = "" if num_bytes is None else f" = {format_exact_bytes(num_bytes)}"
-        lines.append(f"    {'stage' if stage in STAGES else 'part'} {stage}{number}: {text}")
+        lines.append(f"    {'stage' if e.formula.id == 'scratch' else 'part'} {stage}{number}: {text}")
     lines.append(f"  from: {e.formula.reference}")
     return "\n".join(lines) + "\n"
 

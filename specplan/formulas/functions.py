@@ -13,10 +13,22 @@ from sympy.printing.str import StrPrinter
 ALIGNMENT = 256
 
 
-class RoundUp(sympy.Function):  # type: ignore[misc]
-    """``RoundUp(x, m)``: the least multiple of m that is not below x, in exact integers."""
+class IntegerFunction(sympy.Function):  # type: ignore[misc]
+    """A function of two integers that is one itself."""
 
     nargs = 2
+
+    def _eval_is_integer(self) -> bool:
+        return True
+
+    def printed(self, printer: Any) -> tuple[str, str]:
+        """Both arguments as a printer writes them."""
+        first, second = (printer.doprint(arg) for arg in self.args)
+        return first, second
+
+
+class RoundUp(IntegerFunction):
+    """``RoundUp(x, m)``: the least multiple of m that is not below x, in exact integers."""
 
     @classmethod
     def eval(cls, x: sympy.Expr, multiple: sympy.Expr) -> sympy.Expr | None:
@@ -25,26 +37,25 @@ class RoundUp(sympy.Function):  # type: ignore[misc]
             return sympy.Integer(-(-int(x) // int(multiple)) * int(multiple))
         return None
 
-    def _eval_is_integer(self) -> bool:
-        return True
-
     def _eval_is_nonnegative(self) -> bool | None:
         result: bool | None = self.args[0].is_nonnegative
         return result
 
     def _latex(self, printer: LatexPrinter) -> str:
-        x, multiple = (printer.doprint(arg) for arg in self.args)
+        x, multiple = self.printed(printer)
         return rf"\left\lceil {x} \right\rceil_{{{multiple}}}"
 
     def _sympystr(self, printer: StrPrinter) -> str:
-        x, multiple = (printer.doprint(arg) for arg in self.args)
+        x, multiple = self.printed(printer)
         return f"⌈{x}⌉" if multiple == str(ALIGNMENT) else f"⌈{x}⌉{multiple}"
 
+    def _pythoncode(self, printer: PythonCodePrinter) -> str:
+        x, multiple = self.printed(printer)
+        return f"(-(-({x}) // ({multiple})) * ({multiple}))"
 
-class Exceeds(sympy.Function):  # type: ignore[misc]
+
+class Exceeds(IntegerFunction):
     """``Exceeds(x, bound)``: 1 when x > bound, else 0 (an Iverson bracket), for integers."""
-
-    nargs = 2
 
     @classmethod
     def eval(cls, x: sympy.Expr, bound: sympy.Expr) -> sympy.Expr | None:
@@ -53,19 +64,20 @@ class Exceeds(sympy.Function):  # type: ignore[misc]
             return sympy.Integer(int(x) > int(bound))
         return None
 
-    def _eval_is_integer(self) -> bool:
-        return True
-
     def _eval_is_nonnegative(self) -> bool:
         return True
 
     def _latex(self, printer: LatexPrinter) -> str:
-        x, bound = (printer.doprint(arg) for arg in self.args)
+        x, bound = self.printed(printer)
         return rf"\left[ {x} > {bound} \right]"
 
     def _sympystr(self, printer: StrPrinter) -> str:
-        x, bound = (printer.doprint(arg) for arg in self.args)
+        x, bound = self.printed(printer)
         return f"[{x} > {bound}]"
+
+    def _pythoncode(self, printer: PythonCodePrinter) -> str:
+        x, bound = self.printed(printer)
+        return f"(1 * (({x}) > ({bound})))"  # the product turns bool and arrays of bool into integers
 
 
 def aligned(x: Any) -> sympy.Expr:
@@ -86,14 +98,6 @@ class IntegerPrinter(PythonCodePrinter):  # type: ignore[misc]
         for argument in rest:
             first = f"maximum({first}, {argument})"
         return str(first)
-
-    def _print_RoundUp(self, expr: RoundUp) -> str:
-        x, multiple = (self._print(arg) for arg in expr.args)
-        return f"(-(-({x}) // ({multiple})) * ({multiple}))"
-
-    def _print_Exceeds(self, expr: Exceeds) -> str:
-        x, bound = (self._print(arg) for arg in expr.args)
-        return f"(1 * (({x}) > ({bound})))"  # the product turns bool and arrays of bool into integers
 
     def _print_Mul(self, expr: sympy.Mul) -> str:
         coefficient, rest = expr.as_coeff_Mul()

@@ -10,11 +10,11 @@ from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.pycode import PythonCodePrinter
 from sympy.printing.str import StrPrinter
 
+from specplan.formulas.functions import IntegerFunction
 
-class CeilDiv(sympy.Function):  # type: ignore[misc]
+
+class CeilDiv(IntegerFunction):
     """``CeilDiv(x, m)``: blocks of m that hold x things, in exact integers."""
-
-    nargs = 2
 
     @classmethod
     def eval(cls, x: sympy.Expr, divisor: sympy.Expr) -> sympy.Expr | None:
@@ -29,9 +29,6 @@ class CeilDiv(sympy.Function):  # type: ignore[misc]
             return None if common == 1 else cls(coefficient // common * rest, divisor // common)
         return None
 
-    def _eval_is_integer(self) -> bool:
-        return True
-
     def _eval_is_nonnegative(self) -> bool | None:
         result: bool | None = self.args[0].is_nonnegative
         return result
@@ -41,47 +38,40 @@ class CeilDiv(sympy.Function):  # type: ignore[misc]
         return result
 
     def _latex(self, printer: LatexPrinter) -> str:
-        x, divisor = (printer.doprint(arg) for arg in self.args)
+        x, divisor = self.printed(printer)
         return rf"\left\lceil \frac{{{x}}}{{{divisor}}} \right\rceil"
 
     def _sympystr(self, printer: StrPrinter) -> str:
         return f"⌈{_quotient(self, printer)}⌉"
 
     def _pythoncode(self, printer: PythonCodePrinter) -> str:
-        x, divisor = (printer.doprint(arg) for arg in self.args)
+        x, divisor = self.printed(printer)
         return f"(-(-({x}) // ({divisor})))"
 
 
-class Least(sympy.Function):  # type: ignore[misc]
+class Least(IntegerFunction):
     """``Least(x, y)``: the smaller of two, which compiles for arrays as well."""
-
-    nargs = 2
 
     @classmethod
     def eval(cls, x: sympy.Expr, y: sympy.Expr) -> sympy.Expr | None:
         """Evaluate numbers."""
         return sympy.Min(x, y) if x.is_Integer and y.is_Integer else None
 
-    def _eval_is_integer(self) -> bool:
-        return True
-
     def _latex(self, printer: LatexPrinter) -> str:
-        x, y = (printer.doprint(arg) for arg in self.args)
+        x, y = self.printed(printer)
         return rf"\min\left({x}, {y}\right)"
 
     def _sympystr(self, printer: StrPrinter) -> str:
-        x, y = (printer.doprint(arg) for arg in self.args)
+        x, y = self.printed(printer)
         return f"min({x}, {y})"
 
     def _pythoncode(self, printer: PythonCodePrinter) -> str:
-        x, y = (printer.doprint(arg) for arg in self.args)
+        x, y = self.printed(printer)
         return f"(-maximum(-({x}), -({y})))"  # ``maximum`` is what formulas.bind compiles with
 
 
-class FloorDiv(sympy.Function):  # type: ignore[misc]
+class FloorDiv(IntegerFunction):
     """``FloorDiv(x, m)``: what each of m gets of x whole things."""
-
-    nargs = 2
 
     @classmethod
     def eval(cls, x: sympy.Expr, divisor: sympy.Expr) -> sympy.Expr | None:
@@ -90,18 +80,15 @@ class FloorDiv(sympy.Function):  # type: ignore[misc]
             return sympy.Integer(int(x) // int(divisor))
         return x if divisor == 1 else None
 
-    def _eval_is_integer(self) -> bool:
-        return True
-
     def _latex(self, printer: LatexPrinter) -> str:
-        x, divisor = (printer.doprint(arg) for arg in self.args)
+        x, divisor = self.printed(printer)
         return rf"\left\lfloor \frac{{{x}}}{{{divisor}}} \right\rfloor"
 
     def _sympystr(self, printer: StrPrinter) -> str:
         return f"⌊{_quotient(self, printer)}⌋"
 
     def _pythoncode(self, printer: PythonCodePrinter) -> str:
-        x, divisor = (printer.doprint(arg) for arg in self.args)
+        x, divisor = self.printed(printer)
         return f"(({x}) // ({divisor}))"
 
 

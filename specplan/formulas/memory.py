@@ -16,7 +16,7 @@ from specplan.families import FAMILIES
 from specplan.formulas import system
 from specplan.formulas.bind import Value, evaluate, evaluate_expression
 from specplan.formulas.stored_terms import dequantized_term, stored_term
-from specplan.formulas.term import Knobs, Term, fixed, term
+from specplan.formulas.term import Knobs, Term, device_terms, fixed, term
 from specplan.formulas.transformers_terms import transformers_terms
 from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
 from specplan.formulas.weights import part_bytes, part_padding, present_parts
@@ -251,10 +251,8 @@ class MemoryModel:
             values: dict[str, Value] = {"G": self._loader_tile()}
             yield term("load_staging", "system", "load", "load_staging", values, "modelled")
             return
-        yield fixed("device_context", int(device.context_bytes.value), device.context_bytes.source)
+        yield from device_terms(device)
         if device.kind in ("cuda", "rocm"):
-            workspace = device.cublas_workspace_bytes
-            yield fixed("cublas_workspace", int(workspace.value), workspace.source)
             arena = {"N": self._arena_bytes()}
             yield term("allocator_rounding", "system", "resident", "allocator_rounding", arena, "published")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import sympy
 
+from specplan.device import DeviceSpec
 from specplan.formulas.bind import Value, evaluate
 from specplan.formulas.catalogue import expression
 from specplan.ledger import Owner, Phase
@@ -51,6 +53,14 @@ def term(
 ) -> Term:
     """An item of a formula of the catalogue, evaluated."""
     return Term(name, owner, phase, formula_id, source, values, evaluate(formula_id, values))
+
+
+def device_terms(device: DeviceSpec) -> Iterator[Term]:
+    """What driver and matrix library keep on a GPU."""
+    yield fixed("device_context", int(device.context_bytes.value), device.context_bytes.source)
+    if device.kind in ("cuda", "rocm"):
+        workspace = device.cublas_workspace_bytes
+        yield fixed("cublas_workspace", int(workspace.value), workspace.source)
 
 
 def fixed(name: str, num_bytes: int, source: Source) -> Term:

@@ -10,11 +10,11 @@ import numpy as np
 from specplan.arch import ModelArch
 from specplan.errors import UnsupportedError
 from specplan.formulas.bind import Value
-from specplan.formulas.term import Knobs, Term, fixed, term
+from specplan.formulas.term import Knobs, Term, device_terms, term
 from specplan.formulas.transformers_families import forward_id
 from specplan.formulas.transformers_forward import forward_flags
 from specplan.formulas.values import arch_values, precision_values, slot_values
-from specplan.ledger import PHASES, Phase
+from specplan.ledger import Phase
 from specplan.scenario import Scenario
 
 
@@ -34,11 +34,15 @@ def transformers_terms(scenario: Scenario, knobs: Knobs) -> Iterator[Term]:
             "V": scenario.draft.vocab_size,
         }
         yield term("draft_probs", "drafter", "resident", "draft_probs", probs)
+    largest: Value = 0
     for phase, values in _passes(scenario, knobs):
         owner = scenario.draft if "draft" in phase and scenario.draft is not None else scenario.target
-        yield term(f"{phase}.forward", "runtime", phase, forward_id(owner.model_type), values)
+        forward = term(f"{phase}.forward", "runtime", phase, forward_id(owner.model_type), values)
+        largest = np.maximum(largest, forward.bytes)
+        yield forward
         yield term(f"{phase}.sampling", "runtime", phase, "sampling", values)
-    yield from _system_terms(scenario, knobs)
+    yield from device_terms(scenario.device)
+    yield term("allocator_slack", "system", "resident", "allocator_slack", {"N": largest}, "modelled")
 
 
 def _refuse(scenario: Scenario) -> None:
@@ -97,17 +101,3 @@ def _shaped(
     if arch.logit_softcap is not None or arch.attention_softcap is not None:
         raise UnsupportedError(f"--forward transformers: the workspace of soft caps is not known ({arch.model_type})")
     return shaped | forward_flags(scenario.transformers_version, shaped)
-
-
-def _system_terms(scenario: Scenario, knobs: Knobs) -> Iterator[Term]:
-    device = scenario.device
-    yield fixed("device_context", int(device.context_bytes.value), device.context_bytes.source)
-    workspace = device.cublas_workspace_bytes
-    yield fixed("cublas_workspace", int(workspace.value), workspace.source)
-    most: Value = 0
-    for phase in PHASES[1:]:
-        own = [values for name, values in _passes(scenario, knobs) if name == phase]
-        for values in own:
-            owner = scenario.draft if "draft" in phase and scenario.draft is not None else scenario.target
-            most = np.maximum(most, term("", "runtime", phase, forward_id(owner.model_type), values).bytes)
-    yield term("allocator_slack", "system", "resident", "allocator_slack", {"N": most}, "modelled")

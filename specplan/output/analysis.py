@@ -148,7 +148,7 @@ def _estimate_rows(plan: Plan) -> Table:
         _figure_row("mean accepted length", estimate.mean_accepted_length),
         _figure_row("alpha", estimate.alpha),
         _figure_row("prefill of half a context, s", estimate.prefill_s),
-        ["num_speculative_tokens", str(speculation.num_draft_nodes), estimate.tokens_per_s.source, "the search"],
+        [speculation.drafted_name, str(speculation.num_draft_nodes), estimate.tokens_per_s.source, "the search"],
         [
             "prefill chunk, logits rows",
             f"{speculation.prefill_chunk}, {speculation.logits_rows}",

@@ -132,7 +132,7 @@ def neighbours(choice: Choice, groups: Sequence[Candidates], budget_bytes: int) 
         same = np.flatnonzero((group.gamma == gamma) & (group.prefill_chunk == chosen.prefill_chunk))
         if len(same):
             rival = Choice(group, int(same[np.argmax(group.tokens_per_s[same])]))
-            found.append(_neighbour("num_speculative_tokens", str(gamma), rival, choice, budget_bytes))
+            found.append(_neighbour(chosen.drafted_name, str(gamma), rival, choice, budget_bytes))
     for other in groups:
         if other.drafter != chosen.drafter:
             rival = best_within([other], budget_bytes) or least([other])
