@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from specplan.arch_checks import MAX_BUDGET_BYTES, check_kernels, check_sizes, check_vocabularies
-from specplan.dtypes import float_bytes, weight_format
+from specplan.dtypes import weight_format
 from specplan.errors import InputError, UnsupportedError
 from specplan.heads import Eagle3Head, MedusaHeads, MtpLayer, check_heads
+from specplan.kv_formats import CACHE_FORMATS
 from specplan.plan import Plan
 from specplan.speculation import HEAD_DRAFTERS, Tree
 from specplan.trees import checked_tree
@@ -96,14 +97,12 @@ def _check_drafter(plan: Plan, where: str) -> None:
 
 def _check_dtypes(plan: Plan, where: str) -> None:
     workload = plan.workload
-    checks = {
-        "dtype": weight_format,
-        "draft_dtype": weight_format,
-        "kv_dtype": float_bytes,
-        "draft_kv_dtype": float_bytes,
-    }
-    for key, check in checks.items():
+    for key in ("dtype", "draft_dtype"):
         try:
-            check(getattr(workload, key))
+            weight_format(getattr(workload, key))
         except UnsupportedError as error:
             raise UnsupportedError(f"{where}: workload.{key}: {error}") from None
+    for key in ("kv_dtype", "draft_kv_dtype"):
+        name = getattr(workload, key)
+        if name not in CACHE_FORMATS:
+            raise UnsupportedError(f"{where}: workload.{key} {name!r} is not supported: one of {', '.join(CACHE_FORMATS)}")

@@ -11,14 +11,15 @@ import sympy
 
 from specplan.formulas.functions import RoundUp
 from specplan.formulas.integer import CeilDiv, FloorDiv, Least
-from specplan.formulas.symbols import B, C, H_k, L, S, d
+from specplan.formulas.symbols import MEANINGS as SHARED
+from specplan.formulas.symbols import B, C, H_k, L, S, d, k_b, k_s
 from specplan.kv_formats import KvFormat
 from specplan.kv_pages import LLAMA_CPP_CELLS
 
 #: A group that no head exceeds, for one scale per token and head.
 WHOLE_HEAD = 1 << 40
 
-MEANINGS: dict[sympy.Symbol, str] = {}
+MEANINGS: dict[sympy.Symbol, str] = {symbol: SHARED[symbol] for symbol in (k_b, k_s)}
 
 
 def _count(name: str, meaning: str) -> sympy.Symbol:
@@ -33,9 +34,7 @@ def _natural(name: str, meaning: str) -> sympy.Symbol:
     return symbol
 
 
-k_b = _count("k_b", "bits of a cached element")
 k_g = _count("k_g", f"elements that share a scale ({WHOLE_HEAD} for a whole head)")
-k_s = _natural("k_s", "bytes of a scale and its zero point")
 k_l = _natural("k_l", "bytes of scales that a layer has once")
 
 k_p = _count("k_p", "tokens per page or block")

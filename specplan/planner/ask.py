@@ -5,8 +5,9 @@ from __future__ import annotations
 from specplan.arch_checks import check_vocabularies
 from specplan.device import DeviceSpec
 from specplan.devices.resolve import resolve_device
-from specplan.dtypes import FLOAT_BYTES, canonical_dtype, float_bytes, weight_format
+from specplan.dtypes import FLOAT_BYTES, float_bytes, weight_format
 from specplan.errors import InputError
+from specplan.kv_formats import cache_format
 from specplan.models.resolve import resolve_model
 from specplan.plan import ModelInput, PlanInputs
 from specplan.planner.question import Question
@@ -134,7 +135,6 @@ def _dtype(name: str, model: ModelInput, device: DeviceSpec) -> str:
 
 
 def _kv_dtype(name: str, weights: str) -> str:
-    if name == AUTO:
-        return weight_format(weights).compute_dtype
-    float_bytes(name)
-    return canonical_dtype(name)
+    """auto: what the model computes in; a quantized cache changes the output, so it must be asked for."""
+    compute = weight_format(weights).compute_dtype
+    return compute if name == AUTO else cache_format(name, float_bytes(compute)).name
