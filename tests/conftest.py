@@ -77,6 +77,7 @@ def tiny_question(**changes: Any) -> Question:
         "device": device_profile("cpu-generic"),
         "budget_bytes": 4 << 30,
         "keep": 0.96,
+        "heads": None,
         "context": 256,
         "batch_size": 1,
         "dtype": "float32",

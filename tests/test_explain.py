@@ -132,7 +132,8 @@ def test_slopes_are_differences_over_whole_blocks(name: str, by: int, asked: Sce
 def test_derivatives_are_the_textbooks() -> None:
     rows = rows_of(scenario(context=4096, batch_size=3))
     derivatives = {slope.item: slope for slope in rows["context"].slopes or ()}
-    assert derivatives["target.kv_cache"].derivative == "2*B*H_k*L*d*s_kv"
+    latent = "B*L_m*(k_b*(d_r + r_k)/8 + k_s)"
+    assert derivatives["target.kv_cache"].derivative == f"2*B*H_k*(L_a - L_w)*(d*k_b/8 + k_s) + {latent}"
     assert derivatives["target.kv_cache"].bytes == 2 * 3 * 2 * 4 * 4 * 2
     chain = {slope.item: slope for slope in rows["num_speculative_tokens"].slopes or ()}
     assert chain["draft_probs"].derivative == "4*B*V"
@@ -290,7 +291,7 @@ def test_sensitivity_on_the_command_line(plan: Path, run: Run) -> None:
         assert row["slope_bytes"] == sum(slope["bytes"] for slope in row["slopes"])
     text = run("--plan", plan, "--sensitivity").stdout
     assert all(name in text for name in _KNOBS)
-    assert "2*B*H_k*L*d*s_kv" in text
+    assert "2*B*H_k*(L_a - L_w)*(d*k_b/8 + k_s)" in text
 
 
 def test_both_at_once(plan: Path, run: Run) -> None:
@@ -303,7 +304,8 @@ def test_both_at_once(plan: Path, run: Run) -> None:
 def test_formulas_as_json(plan: Path, run: Run) -> None:
     (item,) = json.loads(run("target.kv_cache", "--plan", plan, "--format", "json").stdout)["items"]
     assert item["bytes"] == planfile.load(plan).ledger.by_name()["target.kv_cache"].bytes
-    assert item["expression"] == "2*B*H_k*L*S*d*s_kv"
+    full = "(k_s + ⌈d*k_b/8⌉)*(2*B*H_k*L_w*S_w + 2*B*H_k*S*(L_a - L_w))"
+    assert item["expression"] == f"B*L_m*S*(k_s + ⌈k_b*(d_r + r_k)/8⌉) + {full}"
     (general,) = json.loads(run("kv_cache", "--format", "json").stdout)["items"]
     assert (general["bytes"], general["latex"]) == (None, item["latex"])
 
