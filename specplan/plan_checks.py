@@ -105,4 +105,6 @@ def _check_dtypes(plan: Plan, where: str) -> None:
     for key in ("kv_dtype", "draft_kv_dtype"):
         name = getattr(workload, key)
         if name not in CACHE_FORMATS:
-            raise UnsupportedError(f"{where}: workload.{key} {name!r} is not supported: one of {', '.join(CACHE_FORMATS)}")
+            raise UnsupportedError(
+                f"{where}: workload.{key} {name!r} is not supported: one of {', '.join(CACHE_FORMATS)}"
+            )

@@ -126,12 +126,16 @@ def test_fp8_saturates(kv_dtype: str, largest: int) -> None:
 
 
 @pytest.mark.parametrize(("kv_dtype", "relative"), [
-    ("fp8_e4m3", 0.05), ("fp8_e5m2", 0.1), ("int8", 0.02), ("int4", 0.3),
+    ("fp8_e4m3", 0.08), ("fp8_e5m2", 0.16), ("int8", 0.02), ("int4", 0.2),
 ])  # fmt: skip
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["llama-mha-biased", "qwen2-tied", "gemma3", "mistral-window"])
 def test_logits_stay_close_to_the_float_cache(name: str, dtype: str, kv_dtype: str, relative: float) -> None:
-    """Mean error of the logits against their size, in prefill and in a ragged decode pass."""
+    """Mean error of the logits against their size, in prefill and in a ragged decode pass.
+
+    One layer: later ones multiply what the first one rounds, and random weights do so more than trained ones. Elements
+    have relative errors of up to 1/16 (e4m3) and 1/8 (e5m2), or of 1/254 and 1/14 of the largest in their row.
+    """
     tokens = prompt_of(20)
     found = [_logits(name, tokens, dtype=dtype, kv_dtype=kind) for kind in (dtype, kv_dtype)]
     error = (found[1] - found[0]).norm(dim=1) / found[0].norm(dim=1)
@@ -139,7 +143,7 @@ def test_logits_stay_close_to_the_float_cache(name: str, dtype: str, kv_dtype: s
 
 
 def _logits(name: str, tokens: list[int], **options: Any) -> torch.Tensor:
-    assembly = assembled(variant(name), batch_size=2, **options)
+    assembly = assembled(variant(name, num_hidden_layers=1), batch_size=2, **options)
     found = [prefill_logits(assembly, tokens[:15], 16, row=1)]
     span = Span([[0] * 5, tokens[15:]], [0, 15])
     found.append(all_logits(assembly, assembly.workspaces["verify"], span)[5:])

@@ -81,8 +81,9 @@ class Decoder:
             start = first + tile
 
     def compact(self, row: int, start: int, path: Sequence[int]) -> None:
-        """Move the keys and values, and their scales, of an accepted path behind the context: row r of a pass to its place in the path.
+        """Move the keys and values of an accepted path behind the context: row r of a pass to its place in the path.
 
+        The scales of a quantized cache move along.
         Rows only move towards the front and in order, so none is overwritten before it has moved.
 
         Args:

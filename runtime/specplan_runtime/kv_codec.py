@@ -1,7 +1,8 @@
 """Keys and values as a cache holds them: quantized when they are written, converted back when a layer is read.
 
-A row is one token's key, or value, in one KV head: d elements. How a row is quantized depends on nothing but the row, so
-a cache holds the same whether its tokens came one by one, in chunks, or as a tree.
+A row is one token's key, or value, in one KV head: d elements. How it is quantized depends on nothing else, so a cache
+holds the same whether its tokens came one by one, in chunks, or as a tree (up to single roundings at a tie, where
+products of another number of rows differ in their last bit).
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ _QUESTION = (
     click.option("--dtype", default="auto", help=f"Weights of the target: auto, {', '.join(WEIGHT_FORMATS)}."),
     click.option("--kv-dtype", default="auto", help=f"KV cache of the target: auto, {', '.join(CACHE_FORMATS)}."),
     click.option("--draft-dtype", default="auto", help="Weights of the draft. auto: as the target."),
-    click.option("--draft-kv-dtype", default="auto", help="KV cache of the draft, in the same formats. auto: as its activations."),
+    click.option(
+        "--draft-kv-dtype", default="auto", help="KV cache of the draft, in the same formats. auto: as its activations."
+    ),
     click.option(
         "--budget",
         type=BYTE_SIZE,
