@@ -29,6 +29,8 @@ _CHOICES = {
     "k_b": (4, 8, 16, 32),
     "k_s": (0, 2, 4),
     "x_s": (0, 1),
+    "s_h": (0, 1),
+    "L_w": (0, 1),  # of at least one layer
     "f_h": (0, 1),
     "f_k": (0, 1),
     "f_o": (0, 1),
@@ -46,6 +48,7 @@ def _values() -> st.SearchStrategy[dict[str, int]]:
             strategies[name] = st.sampled_from(_CHOICES[name])
         else:
             strategies[name] = st.integers(least, _LARGEST.get(name, 4096))
+    strategies["L_a"] = st.integers(1, 4096)
     strategies["d"] = st.integers(1, 128).map(lambda half: 2 * half)
     return st.fixed_dictionaries(strategies)
 

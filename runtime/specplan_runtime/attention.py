@@ -170,7 +170,7 @@ class Attention:
 
     @staticmethod
     def _store(span: Span, rows: torch.Tensor, layer: torch.Tensor) -> torch.Tensor:
-        """Put rows [T, H_k, w] in ``layer`` [B, H_k, slots, w], slots in turn; give what the pass reads [b·H_k, L_c, w]."""
+        """Put rows [T, H_k, w] in ``layer`` [B, H_k, slots, w], in turn; give what the pass reads [b·H_k, L_c, w]."""
         n, slots = span.num_tokens, layer.shape[2]
         place = layer if span.row is None else layer[span.row : span.row + 1]
         for sequence, start in enumerate(span.starts):
