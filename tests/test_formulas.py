@@ -18,22 +18,12 @@ FIGURES = {"context_bytes", "workspace_bytes", "process_bytes"}
 
 _CHOICES = {
     "n_n": (2, 4),
-    "t": (0, 1),
-    "b_q": (0, 1),
-    "b_o": (0, 1),
-    "b_m": (0, 1),
-    "q_n": (0, 1),
     "s": (2, 4),
     "s_w": (1, 2, 4),
     "s_c": (0, 2),
     "k_b": (4, 8, 16, 32),
     "k_s": (0, 2, 4),
-    "x_s": (0, 1),
-    "s_h": (0, 1),
     "L_w": (0, 1),  # of at least one layer
-    "f_h": (0, 1),
-    "f_k": (0, 1),
-    "f_o": (0, 1),
 }
 _LARGEST = {"L": 80, "H": 64, "H_k": 64, "V": 260_000, "h": 8192, "I": 30_000, "B": 64, "b": 64, "gamma": 64}
 
@@ -44,7 +34,9 @@ def _values() -> st.SearchStrategy[dict[str, int]]:
     for symbol in MEANINGS:
         name = str(symbol)
         least = 1 if symbol.is_positive else 0
-        if name in _CHOICES:
+        if MEANINGS[symbol].startswith("1 when"):
+            strategies[name] = st.sampled_from((0, 1))
+        elif name in _CHOICES:
             strategies[name] = st.sampled_from(_CHOICES[name])
         else:
             strategies[name] = st.integers(least, _LARGEST.get(name, 4096))
