@@ -28,6 +28,12 @@ _ANY = "any"
     help="Fix the tokens drafted per step instead of searching.",
 )
 @search_options
+@click.option(
+    "--fleet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Instead of all other options but --format: requests and cards of a fleet, as TOML.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the plan here.")
 @click.option(
     "--plot",
@@ -36,13 +42,16 @@ _ANY = "any"
     help="Draw bytes against speed into a .svg or .png file.",
 )
 @click.option("--format", "output_format", type=FORMATS, default="table", help="Format of the answer on stdout.")
-def analyze(output: Path | None, plot: Path | None, output_format: str, **options: Any) -> int:
+def analyze(fleet: Path | None, output: Path | None, plot: Path | None, output_format: str, **options: Any) -> int:
     """Find the best speculation within a memory budget, and write the plan.
 
-    With --gpu any, all bundled devices are ranked instead.
+    With --gpu any, all bundled devices are ranked instead. With --fleet, the fewest cards for a stream of requests
+    are found (docs/scale.md).
 
     Exit code 0: it fits. 1: no configuration fits. 2: bad input.
     """
+    if fleet is not None:
+        return _size(fleet, output_format)
     if options["gpu"].strip().lower() == _ANY:
         if output is not None or plot is not None:
             raise InputError("--gpu any ranks devices: --output and --plot need one of them")
@@ -71,6 +80,27 @@ def analyze(output: Path | None, plot: Path | None, output_format: str, **option
     if plot is not None:
         click.echo(f"picture written to {plot}", err=True)
     return 0 if fits else 1
+
+
+def _size(path: Path, output_format: str) -> int:
+    from specplan.fleet.read import read_fleet
+    from specplan.fleet.sizing import size
+    from specplan.output import fleet
+
+    _refuse_other_options()
+    sizing = size(read_fleet(path))
+    click.echo(fleet.FORMATTERS[output_format](sizing), nl=False)
+    return 0 if sizing.fleet is not None else 1
+
+
+def _refuse_other_options() -> None:
+    """The file of a fleet holds the whole question."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in ("fleet", "output_format"):
+            raise InputError(f"{parameter.opts[-1]} is of no use with --fleet: its file holds the question")
 
 
 def _rank(output_format: str, options: dict[str, Any]) -> int:

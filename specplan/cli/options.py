@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -31,6 +31,17 @@ class ByteSize(click.ParamType):  # type: ignore[type-arg] # generic since click
             self.fail(str(error), param, ctx)
 
 
+class UnlessFleet(click.Option):
+    """An option that is required unless ``--fleet`` is given."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """As any option."""
+        self.required = "fleet" not in opts
+        return super().handle_parse_result(ctx, opts, args)
+
+
 BYTE_SIZE = ByteSize()
 FORMATS = click.Choice(["table", "json", "markdown"])
 _DRAFTERS = click.Choice(["auto", *DRAFTERS])
@@ -38,6 +49,7 @@ _DRAFTERS = click.Choice(["auto", *DRAFTERS])
 _QUESTION = (
     click.option(
         "--model",
+        cls=UnlessFleet,
         required=True,
         metavar="M",
         help="Target: a folder, a .gguf file, a bundled profile or a hub id.",
@@ -58,7 +70,11 @@ _QUESTION = (
     click.option("--heads", metavar="DIR", help="Folder of Medusa heads, published or of train-heads."),
     click.option("--share-head", is_flag=True, help="Medusa heads without output heads of their own."),
     click.option(
-        "--gpu", required=True, metavar="G", help="Device profile such as rtx-4090, or local; analyze also ranks any."
+        "--gpu",
+        cls=UnlessFleet,
+        required=True,
+        metavar="G",
+        help="Device profile such as rtx-4090, or local; analyze also ranks any.",
     ),
     click.option(
         "--context",

@@ -1,0 +1,1 @@
+"""How many cards a stream of requests needs."""
