@@ -13,7 +13,7 @@ from specplan.dtypes import weight_format
 from specplan.errors import InputError, UnsupportedError
 from specplan.heads import Eagle3Head, MedusaHeads, MtpLayer, check_heads
 from specplan.plan import Plan
-from specplan.speculation import HEAD_DRAFTERS, Tree
+from specplan.speculation import TREE_DRAFTERS, Tree
 from specplan.trees import checked_tree
 
 
@@ -94,8 +94,14 @@ def _check_drafter(plan: Plan, where: str) -> None:
         raise InputError(f"{where}: speculation.drafter is {drafter} with {gamma} drafted tokens")
     if isinstance(speculation.shape, Tree):
         checked_tree(speculation.shape.nodes, f"{where}: speculation.shape")
-        if drafter not in HEAD_DRAFTERS:
+        if drafter not in TREE_DRAFTERS:
             raise InputError(f"{where}: speculation.drafter {drafter} drafts chains, found a tree")
+        if speculation.draft_context or speculation.draft_device != "device":
+            raise InputError(f"{where}: speculation.shape is a tree, drafted beside the target over the whole context")
+        slots = plan.workload.context + speculation.shape.num_verify_tokens
+        for model in (plan.inputs.target, plan.inputs.draft):
+            if model is not None and model.arch.windowed_layers(slots):
+                raise UnsupportedError(f"{where}: speculation.shape is a tree: windowed layers take chains only")
     kinds = {"medusa": MedusaHeads, "eagle3": Eagle3Head, "mtp": MtpLayer}
     if not isinstance(plan.inputs.heads, kinds.get(drafter, type(None))):
         raise InputError(f"{where}: speculation.drafter {drafter} and inputs.heads contradict each other")

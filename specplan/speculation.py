@@ -9,6 +9,10 @@ Drafter = Literal["none", "ngram", "draft_model", "early_exit", "medusa", "eagle
 #: In the order in which they are searched; the last three need heads and are asked for by name.
 DRAFTERS: tuple[Drafter, ...] = ("none", "ngram", "draft_model", "early_exit", "medusa", "eagle3", "mtp")
 HEAD_DRAFTERS: tuple[Drafter, ...] = ("medusa", "eagle3", "mtp")
+#: A model drafts them, token by token or depth by depth.
+MODEL_DRAFTERS: tuple[Drafter, ...] = ("draft_model", "early_exit")
+#: What can draft a tree.
+TREE_DRAFTERS: tuple[Drafter, ...] = (*MODEL_DRAFTERS, *HEAD_DRAFTERS)
 
 #: Where a draft model lives: beside the target, or in the host's memory.
 DraftDevice = Literal["device", "host"]
@@ -92,6 +96,12 @@ class Tree:
         """For each row but the root's, the row of its parent."""
         rows = {path: row for row, path in enumerate(self.rows)}
         return tuple(rows[path[:-1]] for path in self.rows[1:])
+
+    @property
+    def inner(self) -> Tree:
+        """The nodes that have children: those that a drafting model takes in itself."""
+        parents = {path[:-1] for path in self.nodes}
+        return Tree(tuple(path for path in self.nodes if path in parents))
 
     def pruned(self, num_draft_nodes: int) -> Tree:
         """The tree of the first nodes."""

@@ -22,7 +22,7 @@ from specplan.models.config import read_config
 from specplan.plan import Plan
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
-from specplan.speculation import Chain, Speculation, Tree
+from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan.workload import Workload
 from specplan_runtime.verification import verify
 from tests.conftest import model_input, tiny_question
@@ -78,9 +78,13 @@ def arena_plans(draw: st.DrawFn) -> Plan:
         shape = draw(trees())
         assume(not arch.windowed_layers(workload.context + shape.num_verify_tokens))
         heads = MedusaHeads(shape.depth, draw(st.integers(1, 2)), False, shape.topk)
+    if drafter in MODEL_DRAFTERS and draw(st.booleans()):
+        shape = draw(trees())
+        slots = workload.context + shape.num_verify_tokens
+        assume(not any(model.windowed_layers(slots) for model in (arch, draft) if model is not None))
     exit_layers = draw(st.integers(1, arch.num_hidden_layers)) if drafter == "early_exit" else 0
     chunk, rows = draw(st.integers(1, 90)), draw(st.integers(2, 30))
-    window = draw(draft_contexts(draft, workload.context))
+    window = draw(draft_contexts(draft, workload.context)) if isinstance(shape, Chain) else 0
     speculation = Speculation(drafter, shape, exit_layers, chunk, rows, window)  # type: ignore[arg-type]
     return plan_of(arch, draft, workload, speculation, heads=heads)
 

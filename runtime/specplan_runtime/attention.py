@@ -109,9 +109,9 @@ class Attention:
         """All of the context is seen, of the tree only ancestors, nothing beyond."""
         for sequence, start in enumerate(span.starts):
             begin = start + 1 - first
-            end = begin + span.num_tokens - 1
+            end = begin + span.end_row - 1
             hidden[sequence, :, :begin].fill_(False)
-            hidden[sequence, :, begin:end].copy_(tree[:, 1:])
+            hidden[sequence, :, begin:end].copy_(tree[span.first_row : span.end_row, 1 : span.end_row])
             hidden[sequence, :, end:].fill_(True)
 
     def _windowed(self, work: Workspace, span: Span) -> Mask | None:
@@ -180,7 +180,7 @@ class Attention:
             if sequence in span.idle:
                 continue
             fresh = rows[sequence * n : (sequence + 1) * n].transpose(0, 1)
-            slot = start % slots
+            slot = (start + span.first_row) % slots
             before_end = min(n, slots - slot)
             place[sequence, :, slot : slot + before_end].copy_(fresh[:, :before_end])
             if before_end < n:

@@ -8,16 +8,18 @@ import torch
 
 from specplan.errors import InputError, UnsupportedError
 from specplan.plan import ModelInput, Plan
-from specplan.speculation import Speculation
+from specplan.speculation import Speculation, Tree
 from specplan_runtime import budget
 from specplan_runtime.arena import Arena
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.drafters.autoregressive import AutoregressiveDrafter
 from specplan_runtime.drafters.base import Drafter, NoDrafter
+from specplan_runtime.drafters.branching import BranchingDrafter
 from specplan_runtime.drafters.medusa import MedusaDrafter
+from specplan_runtime.drafters.model import DraftModel
 from specplan_runtime.drafters.ngram import NgramDrafter
 from specplan_runtime.heads import run_medusa
-from specplan_runtime.layout import Layout, place
+from specplan_runtime.layout import Layout, num_logits, place
 from specplan_runtime.loading.heads import load_heads
 from specplan_runtime.loading.load import Progress, fill_randomly, load_parameters
 from specplan_runtime.loading.sources import open_source
@@ -115,7 +117,7 @@ def warm_up(layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculat
         row = 0 if phase.startswith("prefill") else None
         span = Span(tokens, [0] * shape.batch_size, row)
         decoder.forward(work, span, speculation.num_exit_layers if early_exit else None)
-        rows = shape.num_rows if phase == "verify" else shape.batch_size
+        rows = num_logits(phase, shape, speculation.shape)
         for _, logits in decoder.logits(work, None, rows):
             del logits
     if layout.medusa is not None and layout.medusa_work is not None:
@@ -147,13 +149,15 @@ def make_drafter(plan: Plan, layout: Layout, decoders: tuple[Decoder, ...]) -> D
     if layout.medusa is not None and layout.medusa_work is not None:
         return MedusaDrafter(layout.medusa, layout.medusa_work, speculation.shape)
     early = speculation.drafter == "early_exit"
-    assert layout.draft_probs is not None
-    return AutoregressiveDrafter(
+    model = DraftModel(
         decoders[-1],  # the draft's, or the target's own for early exit
         layout.workspaces["draft"],
-        layout.draft_probs,
         vocab_size=plan.inputs.target.arch.vocab_size,
         prefill_work=None if early else layout.workspaces["prefill_draft"],
         prefill_chunk=layout.workspaces["prefill_target"].shape.num_rows,
         num_layers=speculation.num_exit_layers if early else None,
     )
+    if layout.branches is not None and isinstance(speculation.shape, Tree):
+        return BranchingDrafter(model, speculation.shape, layout.branches)
+    assert layout.draft_probs is not None
+    return AutoregressiveDrafter(model, layout.draft_probs)

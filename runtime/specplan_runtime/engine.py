@@ -301,7 +301,7 @@ class Engine:
         )
         if span.topology is not None:
             target.compact(row, span.starts[row], outcome.path)
-        self.drafter.commit(sequence, len(proposal), num_accepted)
+        self.drafter.commit(sequence, len(proposal), outcome.path)
         sequence.num_target_cached = len(sequence.tokens) + num_accepted
         tokens = outcome.tokens
         emitted = sequence.emit(tokens, self.assembly.eos_token_ids, self.plan.workload.context)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from specplan.draft_passes import draft_passes
 from specplan.heads import MedusaHeads
 from specplan.plan import Plan
-from specplan.speculation import Tree
+from specplan.speculation import MODEL_DRAFTERS, Chain, Tree
 from specplan_runtime.arena import Arena
+from specplan_runtime.drafters.branching import BranchBuffers
 from specplan_runtime.heads import Medusa, MedusaWorkspace, place_medusa, place_medusa_workspace
 from specplan_runtime.parameters import Parameters, Slots, place_parameters, slots_of
 from specplan_runtime.precision import draft_precision, target_precision
@@ -24,7 +26,8 @@ class Layout:
         arena: where.
         target: the verified model.
         draft: the proposing model, None without one.
-        draft_probs: float32 [B, γ, V], None when no model drafts.
+        draft_probs: float32 [B, γ, V], None when no model drafts a chain.
+        branches: what drafting a tree with a model keeps, None otherwise.
         medusa: heads, None without.
         medusa_work: their buffers in the draft phase.
         tree: bool [n, n], place of the tree's mask, None on chains.
@@ -35,6 +38,7 @@ class Layout:
     target: Parameters
     draft: Parameters | None
     draft_probs: torch.Tensor | None
+    branches: BranchBuffers | None
     medusa: Medusa | None
     medusa_work: MedusaWorkspace | None
     tree: torch.Tensor | None
@@ -57,8 +61,10 @@ def place(plan: Plan, arena: Arena) -> Layout:
     draft = None
     if plan.draft_arch is not None:
         draft = place_parameters(arena, "draft", plan.draft_arch, draft_precision(plan), batch, draft_slots(plan))
-    draft_probs = None
-    if speculation.drafter in ("draft_model", "early_exit"):
+    draft_probs = branches = None
+    if speculation.drafter in MODEL_DRAFTERS and isinstance(speculation.shape, Tree):
+        branches = _place_branches(arena, speculation.shape, batch)
+    elif speculation.drafter in MODEL_DRAFTERS:
         vocab = (draft or target).arch.vocab_size
         draft_probs = arena.take("draft_probs", (batch, gamma, vocab), torch.float32)
     tree = None
@@ -80,7 +86,7 @@ def place(plan: Plan, arena: Arena) -> Layout:
             with phases.alternative():
                 tile = max(2, min(speculation.logits_rows, batch))
                 medusa_work = place_medusa_workspace(arena, target_arch, compute, batch, tile)
-    return Layout(arena, target, draft, draft_probs, medusa, medusa_work, tree, workspaces)
+    return Layout(arena, target, draft, draft_probs, branches, medusa, medusa_work, tree, workspaces)
 
 
 def pass_shapes(plan: Plan) -> list[PassShape]:
@@ -95,11 +101,27 @@ def pass_shapes(plan: Plan) -> list[PassShape]:
     shapes = [PassShape("prefill_target", chunk, 1, target, 2)]
     if speculation.drafter == "draft_model":
         shapes.append(PassShape("prefill_draft", chunk, 1, draft_slots(plan), 2))
-    if speculation.drafter in ("draft_model", "early_exit"):
+    if speculation.drafter in MODEL_DRAFTERS:
         draft = target if speculation.drafter == "early_exit" else draft_slots(plan)
-        shapes.append(PassShape("draft", 2 * batch, batch, draft, tile(batch)))
+        widest = draft_passes(speculation.shape, speculation.num_draft_nodes).widest
+        shapes.append(PassShape("draft", batch * max(2, int(widest)), batch, draft, tile(batch * int(widest))))
     rows = batch * speculation.shape.num_verify_tokens
     return [*shapes, PassShape("verify", rows, batch, target, tile(rows))]
+
+
+def num_logits(phase: str, shape: PassShape, proposed: Chain | Tree) -> int:
+    """Rows of a phase's largest pass that need logits, where all of its rows are fed."""
+    if phase == "draft":
+        return shape.batch_size * int(draft_passes(proposed, proposed.num_draft_nodes).widest)
+    return shape.num_rows if phase == "verify" else shape.batch_size
+
+
+def _place_branches(arena: Arena, shape: Tree, batch_size: int) -> BranchBuffers:
+    passes = draft_passes(shape, shape.num_draft_nodes)
+    rows = int(passes.num_rows)
+    hidden = arena.take("draft_tree", (rows, rows), torch.bool)
+    shape_of_best = (batch_size * int(passes.widest), int(passes.topk))
+    return BranchBuffers(hidden, arena.take("drafter.candidates", shape_of_best, torch.int64))
 
 
 def target_slots(plan: Plan) -> Slots:
@@ -109,9 +131,10 @@ def target_slots(plan: Plan) -> Slots:
 
 
 def draft_slots(plan: Plan) -> Slots:
-    """KV slots per sequence of the draft: the last drafted token is never fed to it."""
+    """KV slots per sequence of the draft: drafted tokens that nothing was drafted after are never fed to it."""
     assert plan.draft_arch is not None
-    tokens = plan.workload.context + plan.speculation.num_draft_nodes
+    passes = draft_passes(plan.speculation.shape, plan.speculation.num_draft_nodes)
+    tokens = plan.workload.context + int(passes.num_rows)
     return slots_of(plan.draft_arch, tokens, _most_rows(plan))
 
 

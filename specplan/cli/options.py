@@ -59,7 +59,7 @@ _QUESTION = (
     click.option(
         "--tree",
         metavar="T",
-        help="Tree that heads draft: a bundled one such as medusa-default, or a JSON file of paths.",
+        help="Tree to draft, by heads or a model: a bundled one such as medusa-default, or a JSON file of paths.",
     ),
     click.option(
         "--forward",

@@ -94,6 +94,8 @@ FORMULAS = {
         Formula("joined", "embedding beside hidden state", heads.joined, _HEADS),
         Formula("candidates", "candidates of the heads", heads.candidates, _LAYOUT),
         Formula("tree", "ancestors in the tree", heads.tree, _LAYOUT),
+        Formula("draft_tree", "ancestors in the draft's cache", heads.draft_tree, _LAYOUT),
+        Formula("draft_candidates", "candidates of a draft model", heads.draft_candidates, _LAYOUT),
         Formula("medusa_block", "rows of a Medusa head", heads.medusa_block, _LAYOUT),
         Formula("medusa_head", "logits of a Medusa head", heads.medusa_head, _LAYOUT),
         Formula("kernel_output", "outputs of int8 kernels", workspace.kernel_output, _LAYOUT),

@@ -22,8 +22,10 @@ from specplan.formulas.symbols import (
     k_t,
     n_f,
     n_r,
+    n_t,
     s,
     s_h,
+    w_t,
 )
 from specplan.formulas.weights import PARTS, part_bytes
 
@@ -71,6 +73,16 @@ def candidates() -> sympy.Expr:
 def tree() -> sympy.Expr:
     """Which rows of a step are no ancestors of which, a byte per pair."""
     return aligned((gamma + 1) * (gamma + 1))
+
+
+def draft_tree() -> sympy.Expr:
+    """The same for the rows that a drafting model takes in: the root and the nodes that have children."""
+    return aligned(n_t * n_t)
+
+
+def draft_candidates() -> sympy.Expr:
+    """Proposed token ids, int64: the best k after each row of a drafting model's widest pass, for every sequence."""
+    return aligned(8 * B * w_t * k_t)
 
 
 def medusa_block() -> sympy.Expr:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import sympy
 
 from specplan.arch import ModelArch
+from specplan.draft_passes import DraftPasses, draft_passes
 from specplan.dtypes import WeightFormat, weight_format
 from specplan.families import FAMILIES
 from specplan.formulas import system
@@ -24,7 +25,7 @@ from specplan.heads import Eagle3Head, MedusaHeads, MtpLayer, head_layer
 from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Owner, Phase
 from specplan.provenance import Source
 from specplan.scenario import Scenario
-from specplan.speculation import HEAD_DRAFTERS, Chain, Tree
+from specplan.speculation import HEAD_DRAFTERS, MODEL_DRAFTERS, Chain, Tree
 
 #: Resident memory of interpreter, torch, transformers and a tokenizer before any weight is loaded.
 PROCESS_BYTES = 448 << 20
@@ -51,7 +52,7 @@ class MemoryModel:
 
     @property
     def _drafts_with_model(self) -> bool:
-        return self.scenario.speculation.drafter in ("draft_model", "early_exit")
+        return self.scenario.speculation.drafter in MODEL_DRAFTERS
 
     @property
     def _drafts_on_host(self) -> bool:
@@ -65,8 +66,13 @@ class MemoryModel:
 
     @cached_property
     def draft_slots(self) -> Value:
-        """KV slots per sequence of the draft: the last drafted token is never fed to it."""
-        return self.scenario.workload.context + self.knobs.gamma
+        """KV slots per sequence of the draft: drafted tokens that nothing was drafted after are never fed to it."""
+        return self.scenario.workload.context + self._draft_passes.num_rows
+
+    @cached_property
+    def _draft_passes(self) -> DraftPasses:
+        """What a model feeds itself per step and sequence while it drafts."""
+        return draft_passes(self.scenario.speculation.shape, self.knobs.gamma)
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
@@ -106,12 +112,7 @@ class MemoryModel:
             yield from self._model_terms("draft")
         yield from self._head_terms()
         if self._drafts_with_model:
-            values = {
-                "B": self.scenario.workload.batch_size,
-                "gamma": self.knobs.gamma,
-                "V": self._drafting_arch.vocab_size,
-            }
-            yield term("draft_probs", "drafter", "resident", "draft_probs", values)
+            yield from self._proposal_terms()
         kernel_output = self._kernel_output()
         if kernel_output is not None:
             yield kernel_output
@@ -129,6 +130,17 @@ class MemoryModel:
                 owner: Literal["target", "draft"] = "draft" if draft else "target"
                 kind = self.scenario.device.kind
                 yield from dequantized_term(phase, self._arch(owner), self._weights(owner), kind, values["T"])
+
+    def _proposal_terms(self) -> Iterator[Term]:
+        """What a model leaves of drafting: a chain's distributions; a tree's best tokens, which are certain."""
+        batch, passes = self.scenario.workload.batch_size, self._draft_passes
+        if isinstance(self.scenario.speculation.shape, Tree):
+            yield term("draft_tree", "drafter", "resident", "draft_tree", {"n_t": passes.num_rows})
+            kept: dict[str, Value] = {"B": batch, "w_t": passes.widest, "k_t": passes.topk}
+            yield term("drafter.candidates", "drafter", "resident", "draft_candidates", kept)
+            return
+        values = {"B": batch, "gamma": self.knobs.gamma, "V": self._drafting_arch.vocab_size}
+        yield term("draft_probs", "drafter", "resident", "draft_probs", values)
 
     def _model_terms(self, owner: Literal["target", "draft"]) -> Iterator[Term]:
         values = self._model_values(owner)
@@ -228,7 +240,9 @@ class MemoryModel:
             draft = target if drafter == "early_exit" else self._model_values("draft")
             if drafter == "draft_model":
                 yield "prefill_draft", draft | {"T": self._chunk, "b": 1, "R": 2}
-            yield "draft", draft | {"T": 2 * batch, "b": batch, "R": self._tile(batch)}
+            widest = self._draft_passes.widest
+            rows = batch * np.maximum(2, widest)
+            yield "draft", draft | {"T": rows, "b": batch, "R": self._tile(batch * widest)}
         yield from self._head_passes(target)
         rows = self._verify_rows
         yield "verify", target | {"T": rows, "b": batch, "R": self._tile(rows)}
@@ -254,7 +268,8 @@ class MemoryModel:
         """Rows that an int8 head makes at one time: only those that are wanted, where places are kept for two."""
         if phase.startswith("prefill"):
             return 1
-        wanted = values["T"] if phase == "verify" else values["b"]
+        widest = self._draft_passes.widest if self._drafts_with_model else 1
+        wanted = values["T"] if phase == "verify" else values["b"] * widest
         return np.minimum(self.knobs.logits_rows, wanted)
 
     def _kernel_output(self) -> Term | None:

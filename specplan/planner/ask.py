@@ -21,7 +21,7 @@ from specplan.planner.axes import batches, draft_caches, draft_contexts, draft_d
 from specplan.planner.lengths import lengths
 from specplan.planner.question import Prefer, Question, SearchSpace
 from specplan.planner.weights import AUTO, draft_weights, target_weights
-from specplan.speculation import DRAFTERS, HEAD_DRAFTERS, MAX_NODES, Drafter, Tree
+from specplan.speculation import DRAFTERS, MAX_NODES, TREE_DRAFTERS, Drafter, Tree
 from specplan.speed.step_times import load_step_times
 from specplan.trees import find_tree
 from specplan.units import format_bytes
@@ -88,6 +88,8 @@ def ask(
         num_turns=tokens.num_turns,
     )
     head_files = None if heads is None else _head_files(heads, target, drafter, share_head, forward)
+    if draft_input is not None and drafter == AUTO and (tree is not None or num_draft_nodes is not None):
+        drafter = "draft_model"
     inputs = PlanInputs(
         target, draft_input, device, _budget_bytes(budget, device), keep, None, _transformers_version(forward),
         _host(draft_device), head_files,
@@ -212,8 +214,8 @@ def _tree(reference: str | None, drafter: str, num_speculative_tokens: int | Non
     """The tree to draft: named or in a file; None to search one, or for chains."""
     if reference is None:
         return None
-    if drafter not in HEAD_DRAFTERS:
-        raise InputError(f"--tree needs --drafter {' or '.join(HEAD_DRAFTERS)}: {drafter} drafts a chain")
+    if drafter not in TREE_DRAFTERS:
+        raise InputError(f"--tree needs --drafter {' or '.join(TREE_DRAFTERS)}: {drafter} drafts a chain")
     if num_speculative_tokens is not None:
         raise InputError("--tree and --num-speculative-tokens contradict each other")
     return find_tree(reference)
@@ -222,8 +224,8 @@ def _tree(reference: str | None, drafter: str, num_speculative_tokens: int | Non
 def _num_draft_nodes(number: int | None, drafter: str, tree: Tree | None) -> int | None:
     if number is None:
         return None
-    if drafter not in HEAD_DRAFTERS:
-        raise InputError(f"--num-draft-nodes needs --drafter {' or '.join(HEAD_DRAFTERS)}: {drafter} drafts a chain")
+    if drafter not in TREE_DRAFTERS:
+        raise InputError(f"--num-draft-nodes needs --drafter {' or '.join(TREE_DRAFTERS)}: {drafter} drafts a chain")
     most = MAX_NODES if tree is None else tree.num_draft_nodes
     if not 1 <= number <= most:
         raise InputError(f"--num-draft-nodes {number}: expected 1 to {most}")

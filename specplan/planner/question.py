@@ -7,7 +7,7 @@ from typing import Literal
 
 from specplan.acceptance_profiles import ALL, AcceptanceProfile
 from specplan.plan import ModelInput, PlanInputs
-from specplan.speculation import HEAD_DRAFTERS, MAX_NODES, DraftDevice, Drafter, Tree
+from specplan.speculation import MAX_NODES, TREE_DRAFTERS, DraftDevice, Drafter, Tree
 from specplan.speed.step_times import StepTimeTable
 from specplan.workload import Workload
 
@@ -51,7 +51,7 @@ class Question:
         num_speculative_tokens: γ given by the user, None to search.
         max_speculative_tokens: largest γ that the search tries.
         must_speculate: plain decoding is a comparison only, not an answer.
-        tree: of the drafters that have heads, drafted as a whole; None to search the best one, or for chains.
+        tree: of the drafters that can draft one, drafted as a whole; None to search the best one, or for chains.
         num_draft_nodes: how many of a tree's first nodes are drafted, None for all of a given one, or to search.
         most_draft_nodes: nodes of the largest tree that is searched.
         shares_head: Medusa heads end in the target's output head.
@@ -84,10 +84,15 @@ class Question:
     step_times: tuple[StepTimeTable, ...] = ()
 
     def drafts_trees(self, drafter: Drafter) -> bool:
-        """Whether a drafter proposes trees: Medusa heads unless γ is given, other heads when a tree is."""
+        """Whether a drafter proposes trees: Medusa heads unless γ is given, the others when a tree is."""
         if drafter == "medusa":
             return self.num_speculative_tokens is None
-        return drafter in HEAD_DRAFTERS and (self.tree is not None or self.num_draft_nodes is not None)
+        return drafter in TREE_DRAFTERS and self.asks_for_tree
+
+    @property
+    def asks_for_tree(self) -> bool:
+        """Whether a tree, or its number of nodes, was given."""
+        return self.tree is not None or self.num_draft_nodes is not None
 
     @property
     def heads_share_output(self) -> bool:

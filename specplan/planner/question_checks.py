@@ -8,6 +8,7 @@ from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError, UnsupportedError
 from specplan.knob import KNOBS, Knob
 from specplan.planner.question import Question
+from specplan.speculation import MODEL_DRAFTERS
 from specplan.speed.work import layer_work
 from specplan.workload import Workload
 
@@ -49,8 +50,20 @@ def _check_tree(question: Question) -> None:
         if question.num_speculative_tokens is not None:
             raise InputError("--num-draft-nodes and --num-speculative-tokens contradict each other: a tree or a chain")
     option, rows = ("--num-draft-nodes", nodes) if tree is None else ("--tree", tree.num_draft_nodes)
-    if rows is not None and question.inputs.target.arch.windowed_layers(question.workload.context + rows + 1):
-        raise UnsupportedError(f"{option}: windowed layers whose window is shorter than the context take chains only")
+    if rows is None:
+        return
+    drafts = question.inputs.draft
+    if question.inputs.transformers_version is not None and set(MODEL_DRAFTERS) & set(question.drafters):
+        raise UnsupportedError(f"{option}: with transformers' forward models draft chains only")
+    for model in (question.inputs.target, drafts):
+        if model is not None and model.arch.windowed_layers(question.workload.context + rows + 1):
+            raise UnsupportedError(
+                f"{option}: windowed layers whose window is shorter than the context take chains only"
+            )
+    if drafts is not None and 0 not in question.space.draft_contexts:
+        raise UnsupportedError(f"{option}: a draft model that does not see the whole context drafts chains only")
+    if drafts is not None and "device" not in question.space.draft_devices:
+        raise UnsupportedError(f"{option}: a draft model on the host drafts chains only")
 
 
 def _check_rates(question: Question) -> None:

@@ -91,14 +91,11 @@ def _variants(question: Question, drafter: Drafter) -> Iterator[Variant]:
     for (dtype, kv_dtype), batch_size in product(precisions, space.batch_sizes or (given.batch_size,)):
         workload = dataclasses.replace(given, dtype=dtype, kv_dtype=kv_dtype, batch_size=batch_size)
         if drafter == "draft_model":
-            for draft_kv, context, device in product(
-                space.draft_kv_dtypes or (given.draft_kv_dtype,), space.draft_contexts, space.draft_devices
-            ):
-                own = dataclasses.replace(workload, draft_kv_dtype=draft_kv)
-                yield Variant(drafter, own, draft_context=context, draft_device=device)
+            yield from _draft_variants(question, workload)
         elif drafter == "early_exit":
             for layers in space.num_exit_layers or _exit_layers(question):
-                yield Variant(drafter, workload, num_exit_layers=layers)
+                for tree in _trees(question, drafter, layers):
+                    yield Variant(drafter, workload, tree=tree, num_exit_layers=layers)
         else:
             if drafter == "medusa" and question.heads_share_output and dtype not in FLOAT_BYTES:
                 continue  # int8 products cannot write into a given place
@@ -106,7 +103,20 @@ def _variants(question: Question, drafter: Drafter) -> Iterator[Variant]:
                 yield Variant(drafter, workload, tree=tree)
 
 
-def _trees(question: Question, drafter: Drafter) -> tuple[Tree | None, ...]:
+def _draft_variants(question: Question, workload: Workload) -> Iterator[Variant]:
+    """What tells draft models apart: a tree is drafted beside the target, over the whole context."""
+    space = question.space
+    caches = space.draft_kv_dtypes or (workload.draft_kv_dtype,)
+    for tree, draft_kv in product(_trees(question, "draft_model"), caches):
+        own = dataclasses.replace(workload, draft_kv_dtype=draft_kv)
+        if tree is not None:
+            yield Variant("draft_model", own, tree)
+            continue
+        for context, device in product(space.draft_contexts, space.draft_devices):
+            yield Variant("draft_model", own, draft_context=context, draft_device=device)
+
+
+def _trees(question: Question, drafter: Drafter, num_exit_layers: int = 0) -> tuple[Tree | None, ...]:
     """The given tree; else for every number of heads, or depth, the tree whose first n nodes are the best n."""
     if not question.drafts_trees(drafter):
         return (None,)
@@ -118,7 +128,7 @@ def _trees(question: Question, drafter: Drafter) -> tuple[Tree | None, ...]:
         return (question.tree.pruned(nodes),)
     if windowed_layers:
         return (None,)  # trees are refused there
-    acceptance = acceptance_of(question, drafter)
+    acceptance = acceptance_of(question, drafter, num_exit_layers)
     depths = min(len(acceptance.rank_rates) or _MOST_DEPTH, question.most_heads(drafter))
     ranks = acceptance.ranks(depths, _MOST_RANKS)
     fixed = question.num_draft_nodes

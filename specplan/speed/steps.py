@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from specplan.draft_passes import draft_widths
 from specplan.dtypes import float_bytes, weight_format
 from specplan.heads import MedusaHeads, head_layer
 from specplan.scenario import Scenario
 from specplan.speculation import Chain, Tree
 from specplan.speed.roofline import BANDWIDTH_EFFICIENCY, Times, pass_seconds
-from specplan.speed.timer import Timing, modelled
+from specplan.speed.timer import StepTimer, Timing, modelled
 
 Ints = npt.NDArray[np.int64]
 
@@ -64,15 +65,33 @@ def draft_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: 
     timer = timing.target if exits_early else timing.draft
     if timer is None:
         return np.zeros(len(gamma))
+    context = min(workload.mean_context, speculation.draft_context or 1 << 62)
+    layers = speculation.num_exit_layers if exits_early else None
+    if isinstance(speculation.shape, Tree):
+        return _branching_seconds(timer, speculation.shape, batch, context, layers, gamma, logits_rows)
     each = timer.pass_seconds(
-        rows=batch, batch_size=batch, context=min(workload.mean_context, speculation.draft_context or 1 << 62),
-        logits_rows=np.minimum(logits_rows, batch), head_rows=batch,
-        num_layers=speculation.num_exit_layers if exits_early else None,
+        rows=batch, batch_size=batch, context=context, logits_rows=np.minimum(logits_rows, batch), head_rows=batch,
+        num_layers=layers,
     )  # fmt: skip
     if speculation.draft_device == "host":
         moved = batch * scenario.target.vocab_size * _PROBABILITY_BYTES
         each = each + moved / scenario.device.link_bandwidth_bytes_per_s.value
     return gamma * each
+
+
+def _branching_seconds(
+    timer: StepTimer, tree: Tree, batch: int, context: int, layers: int | None, gamma: Ints, logits_rows: Ints
+) -> Times:
+    """A pass per depth over the root, then over the nodes of that depth that have children."""
+    seconds: Times = np.zeros(len(gamma))
+    for width in draft_widths(tree)[gamma].T:
+        rows = batch * np.maximum(1, width)
+        each = timer.pass_seconds(
+            rows=rows, batch_size=batch, context=context, logits_rows=np.minimum(logits_rows, rows), head_rows=rows,
+            num_layers=layers,
+        )  # fmt: skip
+        seconds = seconds + np.where(width > 0, each, 0.0)
+    return seconds
 
 
 def _medusa_seconds(scenario: Scenario, heads: MedusaHeads) -> float:

@@ -26,8 +26,8 @@ class Drafter(Protocol):
     def observe(self, row: int, hidden: torch.Tensor) -> None:
         """See the target's normalized hidden state [h] of the last verified token in a cache row."""
 
-    def commit(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
-        """Learn how many proposals of a sequence were accepted; called before its tokens grow."""
+    def commit(self, sequence: Sequence, num_drafted: int, path: Rows[int]) -> None:
+        """Learn which proposals of a sequence were accepted, by rows of the verify pass; called before it grows."""
 
 
 class NoDrafter:
@@ -47,5 +47,5 @@ class NoDrafter:
     def observe(self, row: int, hidden: torch.Tensor) -> None:
         """Nothing to see."""
 
-    def commit(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
+    def commit(self, sequence: Sequence, num_drafted: int, path: Rows[int]) -> None:
         """Nothing to learn."""

@@ -11,7 +11,7 @@ from specplan.plan import ModelInput, Plan
 from specplan_runtime.arena import ALIGNMENT, Arena
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.heads import run_medusa
-from specplan_runtime.layout import Layout, place
+from specplan_runtime.layout import Layout, num_logits, place
 from specplan_runtime.parameters import tensors_in
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.span import Span
@@ -69,7 +69,7 @@ def _resident_end(layout: Layout) -> int:
     """One past the last byte of the tensors that stay."""
     ends = [
         (tensor.storage_offset() + _span(tensor)) * tensor.itemsize
-        for part in (layout.target, layout.draft, layout.draft_probs, layout.medusa, layout.tree)
+        for part in (layout.target, layout.draft, layout.draft_probs, layout.branches, layout.medusa, layout.tree)
         for tensor in tensors_in(part)
         if tensor.numel()
     ]
@@ -118,8 +118,7 @@ def _phases(plan: Plan, layout: Layout, decoders: list[Decoder]) -> Iterator[tup
         row = 0 if phase.startswith("prefill") else None
         tree = topology if phase == "verify" and topology.hidden is not None else None
         span = Span([[0] * count] * shape.batch_size, [start] * shape.batch_size, row, topology=tree)
-        rows = shape.num_rows if phase == "verify" else shape.batch_size
-        yield phase, _pass(decoder, work, span, layers, rows)
+        yield phase, _pass(decoder, work, span, layers, num_logits(phase, shape, plan.speculation.shape))
     medusa, medusa_work = layout.medusa, layout.medusa_work
     if medusa is not None and medusa_work is not None:
         yield "draft", lambda: run_medusa(medusa, medusa_work)

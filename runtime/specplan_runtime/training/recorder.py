@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
 
 import torch
@@ -51,6 +52,6 @@ class Recorder(NoDrafter):
         self._by_row[sequence.row] = answer
         answer.states.append(self._seen[sequence.row])
 
-    def commit(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
+    def commit(self, sequence: Sequence, num_drafted: int, path: Rows[int]) -> None:
         """An answer is about to get its next token."""
         self._by_row[sequence.row].states.append(self._seen[sequence.row])

@@ -1,0 +1,160 @@
+"""Drafting a tree with a model: one pass per depth, over the nodes that have children."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import torch
+
+from specplan.speculation import Tree
+from specplan_runtime.decoder import Decoder
+from specplan_runtime.drafters.model import DraftModel, idle_rows
+from specplan_runtime.sampling import SamplingParams
+from specplan_runtime.sequence import Sequence
+from specplan_runtime.span import Span
+from specplan_runtime.topology import topology_of
+from specplan_runtime.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class BranchBuffers:
+    """What drafting a tree keeps in the arena.
+
+    Attributes:
+        hidden: bool [n, n], the mask of the n rows that the model feeds itself, the root among them.
+        candidates: int64 [B·w, k], the best tokens after each of the w rows of the widest pass.
+    """
+
+    hidden: torch.Tensor
+    candidates: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Depth:
+    """One pass: the nodes of one depth that have children.
+
+    Attributes:
+        first: the first of them among the rows that the model feeds itself.
+        nodes: their rows in the verify pass.
+        children: for each node, (row of the verify pass, rank) of its children.
+    """
+
+    first: int
+    nodes: tuple[int, ...]
+    children: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def topk(self) -> int:
+        """The most tokens that follow one node."""
+        return 1 + max(rank for children in self.children for _, rank in children)
+
+
+class BranchingDrafter:
+    """Proposes the plan's tree: the best tokens after each node, found by repeated arg-max.
+
+    The draft's cache holds the rows that were fed behind the context, one slot each; what is accepted of them moves to
+    the front. Proposals are certain: siblings are tried in turn.
+
+    Args:
+        model: that drafts.
+        shape: of the plan.
+        buffers: in the arena.
+    """
+
+    def __init__(self, model: DraftModel, shape: Tree, buffers: BranchBuffers) -> None:
+        self._model, self._candidates = model, buffers.candidates
+        self._num_nodes = shape.num_draft_nodes
+        self._topology = topology_of(shape.inner, buffers.hidden)
+        self._depths = tuple(_depths(shape))
+        fed = [node for depth in self._depths for node in depth.nodes]
+        self._fed = {node: row for row, node in enumerate(fed)}
+
+    def prefill(self, sequence: Sequence) -> None:
+        """Take in the prompt."""
+        self._model.prefill(sequence)
+
+    def propose(self, rows: Rows[Sequence | None], limits: Rows[int], params: SamplingParams) -> list[list[int]]:
+        """The whole tree for every active row that can use a token of it."""
+        if not any(limits):
+            return [[] for _ in rows]
+        self._model.catch_up(rows)
+        proposals = [[0] * self._num_nodes for _ in rows]
+        for depth in self._depths:
+            span, last_rows = self._span(depth, rows, proposals)
+            self._model.decoder.forward(self._model.work, span, self._model.num_layers)
+            best = iter(self._best(last_rows, len(rows) * len(depth.nodes), depth.topk))
+            for proposal in proposals:
+                for children, tokens in zip(depth.children, best, strict=False):
+                    for node, rank in children:
+                        proposal[node - 1] = tokens[rank]
+        return [
+            proposal if sequence is not None and limit else []
+            for sequence, proposal, limit in zip(rows, proposals, limits, strict=True)
+        ]
+
+    def probs(self, row: int, position: int) -> torch.Tensor | None:
+        """Proposals are certain."""
+        return None
+
+    def observe(self, row: int, hidden: torch.Tensor) -> None:
+        """A draft that reads tokens needs no hidden states."""
+
+    def commit(self, sequence: Sequence, num_drafted: int, path: Rows[int]) -> None:
+        """Keep what was accepted of the rows that the draft has seen; a shared cache, the target has put in order."""
+        if not num_drafted:
+            return
+        known = len(sequence.tokens)
+        kept = [self._fed[node] for node in path if node in self._fed]
+        if self._model.owns_cache:
+            self._model.decoder.compact(sequence.row, known - 1, kept)
+        sequence.num_draft_cached = known + (len(kept) if self._model.owns_cache else len(path))
+
+    def _span(
+        self, depth: _Depth, rows: Rows[Sequence | None], proposals: Rows[list[int]]
+    ) -> tuple[Span, list[int] | None]:
+        """The next pass, and its rows whose logits are wanted, None for all."""
+        if not depth.first:
+            return self._model.first_span(rows)
+        starts = [0 if sequence is None else len(sequence.tokens) - 1 for sequence in rows]
+        tokens = [[proposal[node - 1] for node in depth.nodes] for proposal in proposals]
+        return Span(tokens, starts, None, idle_rows(rows), self._topology, depth.first), None
+
+    def _best(self, rows: list[int] | None, num_rows: int, topk: int) -> list[list[int]]:
+        """The ``topk`` best tokens of each row of the pass."""
+        candidates = self._candidates[:num_rows, :topk]
+        best_tokens(self._model.decoder, self._model.work, rows, candidates, self._model.vocab_size)
+        best: list[list[int]] = candidates.tolist()
+        return best
+
+
+def best_tokens(
+    decoder: Decoder, work: Workspace, rows: list[int] | None, candidates: torch.Tensor, vocab_size: int
+) -> None:
+    """Fill ``candidates`` [n, k] with the best tokens of n rows, by k arg-max passes that each strike out their winner.
+
+    Args:
+        decoder: that ran the pass.
+        work: of the pass.
+        rows: of the pass, None for its first n.
+        candidates: int64.
+        vocab_size: tokens that may be proposed.
+    """
+    for start, logits in decoder.logits(work, rows, len(candidates)):
+        known = logits[:, :vocab_size]
+        for rank in range(candidates.shape[1]):
+            best = torch.argmax(known, dim=-1, out=work.argmax[: len(known)])
+            candidates[start : start + len(known), rank].copy_(best)
+            known.scatter_(1, best[:, None], float("-inf"))
+        del logits, known  # an int8 head is about to allocate the next tile
+
+
+def _depths(shape: Tree) -> Iterator[_Depth]:
+    """The passes over the root and the nodes that have children, depth by depth."""
+    verified = {path: row for row, path in enumerate(shape.rows)}
+    fed = shape.inner.rows
+    for length in range(len(fed[-1]) + 1):
+        paths = [path for path in fed if len(path) == length]
+        children = [tuple((verified[node], node[-1]) for node in shape.nodes if node[:-1] == path) for path in paths]
+        yield _Depth(fed.index(paths[0]), tuple(verified[path] for path in paths), tuple(children))
