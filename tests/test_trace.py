@@ -32,16 +32,19 @@ from specplan.caches.kv_formats import CACHE_FORMATS
 from specplan.formulas.memory import MemoryModel
 from specplan.heads import MedusaHeads
 from specplan.plan import Plan
-from specplan.speculation import Chain, Speculation, Tree
+from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan.workload import Workload
 from specplan_runtime.arena import Arena
 from specplan_runtime.engine import Engine
 from specplan_runtime.layout import place
 from specplan_runtime.sampling import RowSampler, SamplingParams
-from tests.runtime_helpers import checkpoint, perturbed, plan_for, serve
+from tests.runtime_helpers import checkpoint, perturbed, plan_for, serve, with_knobs
 from tests.strategies import draft_contexts, runnable_archs, trees
 
 DRAFTERS = ("none", "ngram", "early_exit", "draft_model")
+#: The same, and trees that models draft.
+SHAPES = (*DRAFTERS, "early_exit tree", "draft_model tree")
+TREE = Tree(((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)))
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"dtype": "bfloat16"},
@@ -60,11 +63,11 @@ SAMPLING: dict[str, dict[str, Any]] = {
 }
 #: Precisions of all drafters, and those that only a draft model brings.
 COMBINATIONS = [
-    *itertools.product(("float32", "bfloat16", "int8"), DRAFTERS, (1, 3)),
+    *itertools.product(("float32", "bfloat16", "int8"), SHAPES, (1, 3)),
     ("float16, other caches", "draft_model", 3),
     ("int8 draft", "draft_model", 3),
     *itertools.product(("draft window", "quantized draft window"), ("draft_model",), (1, 3)),
-    *itertools.product(("fp8 cache", "int8 cache", "int4 cache"), ("early_exit", "draft_model"), (3,)),
+    *itertools.product(("fp8 cache", "int8 cache", "int4 cache"), SHAPES[2:], (3,)),
 ]
 #: Periodic, so that prompt lookup proposes as much as it may; longer than a prefill chunk.
 PROMPT = [3, 1, 4] * 6
@@ -114,12 +117,13 @@ def no_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_plan(drafter: str, precision: str, batch_size: int, vocab_size: int = 131) -> Plan:
-    """Prefill in chunks of 16, logits in tiles of 4 of the 4·batch rows of a verify pass."""
+    """Prefill in chunks of 16, logits in tiles of 4 of the 4·batch rows (with a tree 7·batch) of a verify pass."""
+    drafter, _, shape = drafter.partition(" ")
     folder = checkpoint("llama", seed=5, vocab_size=vocab_size, num_hidden_layers=2)
     options: dict[str, Any] = {} if drafter == "none" else {"num_speculative_tokens": 3}
     if drafter == "draft_model":
         options["draft"] = perturbed(folder, 0.03)
-    return plan_for(
+    plan = plan_for(
         folder,
         drafter=drafter,
         batch_size=batch_size,
@@ -127,6 +131,7 @@ def make_plan(drafter: str, precision: str, batch_size: int, vocab_size: int = 1
         **PRECISIONS[precision],
         **options,
     )
+    return with_knobs(plan, shape=TREE) if shape else plan
 
 
 def warm_engine(plan: Plan, params: SamplingParams) -> Engine:
@@ -162,7 +167,7 @@ def test_generation_peaks_at_what_the_plan_owns(precision: str, drafter: str, mo
 
 
 @pytest.mark.parametrize("mode", SAMPLING)
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", SHAPES)
 def test_int8_logits_are_held_one_tile_at_a_time(drafter: str, mode: str) -> None:
     """The same where the head's output is the largest of all kernel outputs, in several tiles."""
     plan = make_plan(drafter, "int8", batch_size=3, vocab_size=1999)
@@ -178,7 +183,7 @@ def test_int8_logits_are_held_one_tile_at_a_time(drafter: str, mode: str) -> Non
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("mode", SAMPLING)
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", SHAPES)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16, other caches", "fp8 cache", "int8 cache"])
 def test_a_step_allocates_nothing(precision: str, drafter: str, mode: str, batch_size: int) -> None:
     params = SamplingParams(**SAMPLING[mode])
@@ -219,7 +224,7 @@ def allocations(engine: Engine, params: SamplingParams) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", SAMPLING)
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", SHAPES)
 def test_kernels_allocate_no_rows_of_their_own(drafter: str, mode: str) -> None:
     """Boxed scalars and one number per token are let pass: anything below the arena's own granularity."""
     params = SamplingParams(**SAMPLING[mode])
@@ -242,12 +247,13 @@ def test_loading_leaves_one_block_of_the_planned_size(precision: str, drafter: s
     assert trace.peak_bytes <= arena_bytes(plan) + plan.ledger.by_name()["load_staging"].bytes
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", SHAPES)
 def test_everything_that_runs_lies_in_the_block(drafter: str) -> None:
     layout = Engine(make_plan(drafter, "float32", 2)).assembly.layout
+    kept = [layout.target, layout.draft, layout.draft_probs, layout.branches, layout.tree]
     assert layout.arena.block is not None
     home = layout.arena.block.untyped_storage().data_ptr()
-    tensors = list(tensors_of([layout.target, layout.draft, layout.draft_probs, *layout.workspaces.values()]))
+    tensors = list(tensors_of([*kept, *layout.workspaces.values()]))
     assert len(tensors) > 50
     assert {tensor.untyped_storage().data_ptr() for tensor in tensors} == {home}
 
@@ -285,13 +291,16 @@ def random_plans(draw: st.DrawFn) -> Plan:
     if drafter == "medusa":
         shape = draw(trees())
         heads = MedusaHeads(shape.depth, draw(st.integers(1, 2)), draw(st.booleans()), shape.topk)
+    elif drafter in MODEL_DRAFTERS and draw(st.booleans()):
+        shape = draw(trees())
+    seen = draft_contexts(None if draft is None or isinstance(shape, Tree) else draft.arch, context)
     speculation = Speculation(
         drafter=drafter,  # type: ignore[arg-type]
         shape=shape,
         num_exit_layers=draw(st.integers(1, layers)) if drafter == "early_exit" else 0,
         prefill_chunk=draw(st.integers(1, 80)),
         logits_rows=draw(st.integers(2, 40)),
-        draft_context=draw(draft_contexts(None if draft is None else draft.arch, context)),
+        draft_context=draw(seen),
     )
     workload = Workload(context, draw(st.integers(1, 4)), draw(WEIGHTS), draw(CACHES), draw(WEIGHTS), draw(CACHES))
     plan = dataclasses.replace(

@@ -30,6 +30,8 @@ from specplan.workload import Workload
 
 _NEWEST_TRANSFORMERS = "5.23.0"
 _HOST = "cpu-generic"
+#: What ``--tree`` takes besides names and files: the best one at the rates of acceptance.
+BEST_TREE = "best"
 _SELF_SUFFICIENT = ("none", "ngram", "early_exit")
 _DEFAULT_MAX_SPECULATIVE_TOKENS = 16
 
@@ -112,6 +114,7 @@ def ask(
         num_speculative_tokens=num_speculative_tokens,
         max_speculative_tokens=_DEFAULT_MAX_SPECULATIVE_TOKENS,
         tree=nodes,
+        best_tree=tree == BEST_TREE,
         profiles=profiles,
         named_profile=None if acceptance is None else profiles[0],
         category=category,
@@ -218,7 +221,7 @@ def _tree(reference: str | None, drafter: str, num_speculative_tokens: int | Non
         raise InputError(f"--tree needs --drafter {' or '.join(TREE_DRAFTERS)}: {drafter} drafts a chain")
     if num_speculative_tokens is not None:
         raise InputError("--tree and --num-speculative-tokens contradict each other")
-    return find_tree(reference)
+    return None if reference == BEST_TREE else find_tree(reference)
 
 
 def _num_draft_nodes(number: int | None, drafter: str, tree: Tree | None) -> int | None:

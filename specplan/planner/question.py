@@ -52,6 +52,7 @@ class Question:
         max_speculative_tokens: largest γ that the search tries.
         must_speculate: plain decoding is a comparison only, not an answer.
         tree: of the drafters that can draft one, drafted as a whole; None to search the best one, or for chains.
+        best_tree: drafters that can draft a tree do, and the best one is searched.
         num_draft_nodes: how many of a tree's first nodes are drafted, None for all of a given one, or to search.
         most_draft_nodes: nodes of the largest tree that is searched.
         shares_head: Medusa heads end in the target's output head.
@@ -72,6 +73,7 @@ class Question:
     max_speculative_tokens: int
     must_speculate: bool
     tree: Tree | None = None
+    best_tree: bool = False
     num_draft_nodes: int | None = None
     most_draft_nodes: int = 64
     shares_head: bool = False
@@ -91,8 +93,8 @@ class Question:
 
     @property
     def asks_for_tree(self) -> bool:
-        """Whether a tree, or its number of nodes, was given."""
-        return self.tree is not None or self.num_draft_nodes is not None
+        """Whether a tree, its number of nodes, or the best one was asked for."""
+        return self.tree is not None or self.num_draft_nodes is not None or self.best_tree
 
     @property
     def heads_share_output(self) -> bool:

@@ -49,9 +49,10 @@ def _check_tree(question: Question) -> None:
         _check_knob(KNOBS["num_draft_nodes"], nodes)
         if question.num_speculative_tokens is not None:
             raise InputError("--num-draft-nodes and --num-speculative-tokens contradict each other: a tree or a chain")
-    option, rows = ("--num-draft-nodes", nodes) if tree is None else ("--tree", tree.num_draft_nodes)
-    if rows is None:
+    if not question.asks_for_tree:
         return
+    option = "--tree" if nodes is None or tree is not None else "--num-draft-nodes"
+    rows = tree.num_draft_nodes if tree is not None else nodes or question.most_draft_nodes
     drafts = question.inputs.draft
     if question.inputs.transformers_version is not None and set(MODEL_DRAFTERS) & set(question.drafters):
         raise UnsupportedError(f"{option}: with transformers' forward models draft chains only")
