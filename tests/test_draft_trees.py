@@ -369,11 +369,11 @@ def test_a_draft_of_another_vocabulary(vocab_size: int) -> None:
 
 # ------------------------------------------------------------------------------------------------ planning
 
-PAIR = {"model": "qwen2.5-coder-1.5b", "draft": "qwen2.5-coder-0.5b", "gpu": "rtx4090", "context": 2048}
+PAIR: dict[str, Any] = {"model": "qwen2.5-coder-1.5b", "draft": "qwen2.5-coder-0.5b", "gpu": "rtx4090", "context": 2048}
 
 
 def test_a_tree_is_planned_with_the_pairs_own_ranks() -> None:
-    plan = analyze(ask(**PAIR, num_draft_nodes=12))  # type: ignore[arg-type]
+    plan = analyze(ask(**PAIR, num_draft_nodes=12))
     assert isinstance(plan, Plan)
     speculation = plan.speculation
     assert isinstance(speculation.shape, Tree)
@@ -385,19 +385,19 @@ def test_a_tree_is_planned_with_the_pairs_own_ranks() -> None:
 
 
 def test_ranks_that_nobody_measured_are_called_assumed() -> None:
-    plan = analyze(ask(**PAIR, num_draft_nodes=12, alpha=0.6))  # type: ignore[arg-type]
+    plan = analyze(ask(**PAIR, num_draft_nodes=12, alpha=0.6))
     assert isinstance(plan, Plan)
     assert plan.estimate.mean_accepted_length.source == "assumed"
 
 
 def test_a_given_tree_is_drafted() -> None:
-    plan = analyze(ask(**PAIR, tree="specmemo-44", num_draft_nodes=20))  # type: ignore[arg-type]
+    plan = analyze(ask(**PAIR, tree="specmemo-44", num_draft_nodes=20))
     assert isinstance(plan, Plan)
     assert plan.speculation.num_draft_nodes == 20
 
 
 def test_every_size_of_a_searched_tree_has_the_bytes_of_its_own_ledger() -> None:
-    question = dataclasses.replace(ask(**PAIR, tree="best"), drafters=("draft_model",))  # type: ignore[arg-type]
+    question = dataclasses.replace(ask(**PAIR, tree="best"), drafters=("draft_model",))
     groups = all_candidates(question)
     assert max(group.gamma.max() for group in groups) == question.most_draft_nodes
     for group in groups:
@@ -407,7 +407,7 @@ def test_every_size_of_a_searched_tree_has_the_bytes_of_its_own_ledger() -> None
 
 def test_the_best_tree_is_no_slower_than_the_best_chain() -> None:
     """A chain is a tree: with ranks that are never right the search finds just that."""
-    chain, tree = (analyze(ask(**PAIR, drafter="draft_model", **more)) for more in ({}, {"tree": "best"}))  # type: ignore[arg-type]
+    chain, tree = (analyze(ask(**PAIR, drafter="draft_model", **more)) for more in ({}, {"tree": "best"}))
     assert isinstance(chain, Plan)
     assert isinstance(tree, Plan)
     assert isinstance(tree.speculation.shape, Tree)
@@ -417,7 +417,7 @@ def test_the_best_tree_is_no_slower_than_the_best_chain() -> None:
 def test_a_step_drafts_once_per_depth() -> None:
     """Each pass takes what the timer says of its rows; sizes in between add up as their pruned trees do."""
     (group,) = all_candidates(dataclasses.replace(
-        ask(**PAIR, tree="specmemo-44"), drafters=("draft_model",), num_draft_nodes=None  # type: ignore[arg-type]
+        ask(**PAIR, tree="specmemo-44"), drafters=("draft_model",), num_draft_nodes=None
     ))[:1]  # fmt: skip
     scenario, tree = group.scenario, group.variant.tree
     assert tree is not None
@@ -446,7 +446,7 @@ def test_a_step_drafts_once_per_depth() -> None:
     ({"tree": "specmemo-44", "drafter": "ngram", "draft": None}, InputError),
 ])  # fmt: skip
 def test_trees_that_cannot_be_drafted_are_refused(options: dict[str, Any], error: type[SpecplanError]) -> None:
-    with pytest.raises(error, match="--(tree|num-draft-nodes)"):
+    with pytest.raises(error, match=r"--(tree|num-draft-nodes)"):
         analyze(ask(**(PAIR | options)))
 
 
@@ -460,7 +460,7 @@ def test_windowed_layers_take_chains_only(role: str) -> None:
 
 
 def test_a_plan_whose_draft_looks_elsewhere_is_refused() -> None:
-    plan = analyze(ask(**PAIR, num_draft_nodes=4))  # type: ignore[arg-type]
+    plan = analyze(ask(**PAIR, num_draft_nodes=4))
     assert isinstance(plan, Plan)
     changed = dataclasses.replace(plan, speculation=dataclasses.replace(plan.speculation, draft_context=64))
     with pytest.raises(InputError, match="shape is a tree"):

@@ -59,7 +59,7 @@ _QUESTION = (
     click.option(
         "--tree",
         metavar="T",
-        help="Tree to draft, by heads or a model: best to search one, a bundled one such as medusa-default, or a JSON file.",
+        help="Tree to draft: best to search one, a bundled one such as medusa-default, or a JSON file of paths.",
     ),
     click.option(
         "--forward",
