@@ -27,7 +27,7 @@ from specplan.speed.steps import draft_seconds
 from specplan.speed.timer import modelled
 from specplan_runtime.drafters.branching import BranchingDrafter
 from specplan_runtime.engine import Engine
-from specplan_runtime.sampling import RowSampler, SamplingParams
+from specplan_runtime.sampling import RowSampler, SamplingParams, Uniform
 from tests.runtime_helpers import (
     checkpoint,
     perturbed,
@@ -119,7 +119,7 @@ def test_families(drafter: str, name: str) -> None:
 @pytest.mark.parametrize("cache", ["bfloat16", "int8"])
 def test_a_draft_with_another_cache_moves_it_whole(cache: str) -> None:
     folder = variant("llama-gqa")
-    engine = Engine(tree_plan(folder, CROOKED, batch_size=3, draft=folder, draft_kv_dtype=cache))
+    engine = Engine(tree_plan(folder, BUSHY, batch_size=3, draft=folder, draft_kv_dtype=cache))
     for prompt, limit, found in zip(PROMPTS, LIMITS, serve(engine, PROMPTS, LIMITS), strict=True):
         assert found == reference_greedy(folder, prompt, limit)
     assert engine.stats.mean_accepted_length is not None
@@ -167,7 +167,7 @@ def test_a_draft_that_is_never_right_costs_no_token(batch_size: int) -> None:
     engine = Engine(tree_plan(folder, BUSHY, batch_size=batch_size, draft=folder))
     drafter = engine.drafter
     assert isinstance(drafter, BranchingDrafter)
-    engine.drafter = Wrong(drafter, BUSHY, lambda tokens: reference_greedy(folder, tokens, 1)[0])  # type: ignore[assignment]
+    engine.drafter = Wrong(drafter, BUSHY, lambda tokens: reference_greedy(folder, tokens, 1)[0])
     limits = [min(limit, 9) for limit in LIMITS]
     for prompt, limit, found in zip(PROMPTS, limits, serve(engine, PROMPTS, limits), strict=True):
         assert found == reference_greedy(folder, prompt, limit)
@@ -269,37 +269,32 @@ def test_a_tree_at_the_end_of_the_context() -> None:
 class Outcomes:
     """Makes a program take every course of its random decisions, each with the exact weight that it has.
 
-    Before ``accept`` and ``draw`` ask for a uniform number, it is set to the middle of the interval that leads to the
-    outcome whose turn it is; the decisions themselves are the runtime's own.
+    ``accept`` and ``draw`` are given the middle of the interval of uniform numbers that leads to the outcome whose
+    turn it is; the decisions themselves are the runtime's own.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._path: list[tuple[int, list[float]]] = []
         self._depth = 0
         self.weight = 1.0
-        self._uniform = 0.0
         accept, draw = RowSampler.accept, RowSampler.draw
 
-        def accepting(sampler: RowSampler, token: int, draft_probs: torch.Tensor | None) -> bool:
-            assert draft_probs is None
+        def accepting(sampler: RowSampler, token: int, draft_probs: None, uniform: Uniform) -> bool:
             chance = sampler.probs[token].item()
             taken = self._next([chance, 1 - chance])
-            self._uniform = chance / 2 if taken == 0 else (1 + chance) / 2
-            assert accept(sampler, token, draft_probs) == (taken == 0)
+            middle = chance / 2 if taken == 0 else (1 + chance) / 2
+            assert accept(sampler, token, draft_probs, lambda: middle) == (taken == 0)
             return taken == 0
 
-        def drawing(sampler: RowSampler) -> int:
+        def drawing(sampler: RowSampler, uniform: Uniform) -> int:
             shares = (sampler.probs.double() / sampler.probs.double().sum()).tolist()
             taken = self._next(shares)
-            self._uniform = sum(shares[:taken]) + shares[taken] / 2
-            assert draw(sampler) == taken
+            middle = sum(shares[:taken]) + shares[taken] / 2
+            assert draw(sampler, lambda: middle) == taken
             return taken
 
         monkeypatch.setattr(RowSampler, "accept", accepting)
         monkeypatch.setattr(RowSampler, "draw", drawing)
-
-    def uniform(self) -> float:
-        return self._uniform
 
     def _next(self, shares: list[float]) -> int:
         if self._depth == len(self._path):
@@ -335,7 +330,6 @@ def test_sampling_on_a_drafted_tree_is_the_targets_distribution(
     engine = Engine(tree_plan(folder, tree, drafter, **options))
     outcomes = Outcomes(monkeypatch)
     params = SamplingParams(temperature=2.0)
-    object.__setattr__(params, "uniform", outcomes.uniform)
     prompt = [0, 1, 2, 0, 1]
     found: dict[tuple[int, ...], float] = defaultdict(float)
     for _ in outcomes.courses():
@@ -405,9 +399,12 @@ def test_every_size_of_a_searched_tree_has_the_bytes_of_its_own_ledger() -> None
             assert MemoryModel(group.scenario_at(index)).ledger().peak_bytes == group.peak_bytes[index]
 
 
+_CHAIN_AND_TREE: tuple[dict[str, Any], ...] = ({}, {"tree": "best"})
+
+
 def test_the_best_tree_is_no_slower_than_the_best_chain() -> None:
     """A chain is a tree: with ranks that are never right the search finds just that."""
-    chain, tree = (analyze(ask(**PAIR, drafter="draft_model", **more)) for more in ({}, {"tree": "best"}))
+    chain, tree = (analyze(ask(**PAIR, drafter="draft_model", **more)) for more in _CHAIN_AND_TREE)
     assert isinstance(chain, Plan)
     assert isinstance(tree, Plan)
     assert isinstance(tree.speculation.shape, Tree)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from specplan.cli.main import cli
 from specplan.errors import InputError
 from specplan_runtime import journal as journals
+from specplan_runtime.chat import _first_kept
 from specplan_runtime.journal import Journal, job_id
+from specplan_runtime.text import Tokenizer
 from specplan_runtime.transcript import load_transcript, save_transcript
 from tests.cli_helpers import llama_folder
 
@@ -117,6 +120,28 @@ def test_a_killed_job_goes_on(
     assert output.read_text().splitlines() == expected
 
 
+def test_a_sampled_job_goes_on_with_its_own_numbers(plan: Path, prompts: Path, tmp_path: Path) -> None:
+    sampling = ("--temperature", 2.0, "--static")
+    assert run_job(plan, prompts, tmp_path / "whole.jsonl", *sampling).exit_code == 0
+    expected = (tmp_path / "whole.jsonl").read_text().splitlines()
+    output = tmp_path / "results.jsonl"
+
+    class Stopped(Exception):
+        pass
+
+    def killed(self: Journal) -> None:
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "finish", killed)
+        assert isinstance(run_job(plan, prompts, output, *sampling).exception, Stopped)
+    lines = (tmp_path / "results.jsonl.part").read_text().splitlines()
+    for kept in (1, 4, 7):
+        (tmp_path / "results.jsonl.part").write_text("\n".join([lines[0], *lines[3 : 3 + kept]]) + "\n")
+        assert run_job(plan, prompts, output, *sampling).exit_code == 0
+        assert output.read_text().splitlines() == expected
+
+
 def test_another_job_is_refused(plan: Path, prompts: Path, tmp_path: Path) -> None:
     output = tmp_path / "results.jsonl"
     done = journals.result_line(journals.Result(0, "a", 1, "stop"))
@@ -205,6 +230,16 @@ def test_a_chat_is_taken_up_again(plan: Path, tmp_path: Path) -> None:
     assert parts.read_bytes() == whole.read_bytes()
 
 
+def test_a_sampled_chat_is_taken_up_with_its_own_numbers(plan: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    turns = [f"{letter} b c\n" for letter in "adefghij"]
+    options = ("--temperature", 2.0, "--static", "--when-full", "drop", "--transcript")
+    assert talk(plan, "".join(turns), *options, whole).exit_code == 0
+    for turn in turns:
+        assert talk(plan, turn, *options, parts).exit_code == 0
+    assert parts.read_bytes() == whole.read_bytes()
+
+
 def test_a_full_chat_ends_or_forgets(plan: Path) -> None:
     turns = "a b c d e f g h\n" * 9
     stopped = talk(plan, turns)
@@ -216,6 +251,29 @@ def test_a_full_chat_ends_or_forgets(plan: Path) -> None:
     assert dropped.exit_code == 0
     assert len(dropped.stdout.splitlines()) == 9
     assert "0 bytes difference" in dropped.stderr
+
+
+class CountingTokenizer:
+    """Messages take as many tokens as they have letters, and two besides."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        self.calls += 1
+        return [0] * (2 + sum(len(message["content"]) for message in messages))
+
+
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(0, 60), st.integers(-3, 200))
+def test_the_fewest_turns_are_forgotten_in_few_looks(sizes: list[int], first: int, most: int) -> None:
+    messages = [{"content": "x" * size} for size in sizes[: len(sizes) // 2 * 2] + [3]]
+    first = min(2 * first, len(messages) - 1)
+    expected = first
+    while 2 + sum(len(message["content"]) for message in messages[expected:]) > most and expected < len(messages) - 1:
+        expected += 2
+    tokenizer = CountingTokenizer()
+    assert _first_kept(cast(Tokenizer, tokenizer), messages, first, most) == expected
+    assert tokenizer.calls <= 12
 
 
 @pytest.mark.parametrize(

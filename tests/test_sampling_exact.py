@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specplan.errors import InputError
-from specplan_runtime.engine import Engine
+from specplan_runtime.engine import Engine, Request
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
@@ -44,10 +44,13 @@ def workspace(vocab_size: int) -> Workspace:
     ))  # fmt: skip
 
 
-def make_sampler(vocab_size: int, uniform: Callable[[], float], **options: Any) -> RowSampler:
-    params = SamplingParams(**({"temperature": 1.0} | options))
-    object.__setattr__(params, "uniform", uniform)
-    return RowSampler(workspace(vocab_size), params)
+def make_sampler(vocab_size: int, **options: Any) -> RowSampler:
+    return RowSampler(workspace(vocab_size), SamplingParams(**({"temperature": 1.0} | options)))
+
+
+def always(value: float) -> Callable[[], float]:
+    """A source of one number."""
+    return lambda: value
 
 
 def compositions(units: int, parts: int) -> Iterator[Units]:
@@ -73,21 +76,21 @@ def emitted(target: Units, draft: Units | None, proposed: int) -> Distribution:
     units = sum(target)
     size = grid_for(units)
     value = 0.0
-    sampler = make_sampler(len(target), lambda: value)
+    sampler = make_sampler(len(target))
     draft_probs = None if draft is None else torch.tensor(draft) / units
     outcome: dict[int, Fraction] = defaultdict(Fraction)
     residual: torch.Tensor | None = None
     rejected = 0
     for value in midpoints(size):
         sampler.probs.copy_(torch.tensor(target) / units)
-        if sampler.accept(proposed, draft_probs):
+        if sampler.accept(proposed, draft_probs, always(value)):
             outcome[proposed] += Fraction(1, size)
             continue
         rejected += 1
         assert residual is None or torch.equal(residual, sampler.probs)
         residual = sampler.probs.clone()
     for value in midpoints(size) if rejected else []:
-        outcome[sampler.draw()] += Fraction(rejected, size) / size
+        outcome[sampler.draw(always(value))] += Fraction(rejected, size) / size
     return dict(outcome)
 
 
@@ -151,11 +154,11 @@ def test_a_draft_that_has_more_entries(target: Units, draft: Units) -> None:
 def test_drawing_follows_the_probabilities() -> None:
     for units in compositions(4, 4):
         value = 0.0
-        sampler = make_sampler(4, lambda: value)  # noqa: B023
+        sampler = make_sampler(4)
         counts: Counter[int] = Counter()
         for value in midpoints(12):
             sampler.probs.copy_(torch.tensor(units) / 4)
-            counts[sampler.draw()] += 1
+            counts[sampler.draw(always(value))] += 1
         assert counts == {token: 3 * count for token, count in enumerate(units) if count}
 
 
@@ -165,25 +168,25 @@ def test_drawing_follows_the_probabilities() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0 - 2.0**-53])
 @pytest.mark.parametrize("probs", [(0, 4, 4, 0, 0), (8, 0, 0, 0, 0), (0, 0, 0, 0, 8), (0, 1, 0, 7, 0)])
 def test_extreme_uniform_numbers_never_draw_an_impossible_token(probs: Units, value: float) -> None:
-    sampler = make_sampler(5, lambda: value)
+    sampler = make_sampler(5)
     sampler.probs.copy_(torch.tensor(probs) / 8)
-    assert probs[sampler.draw()] > 0
+    assert probs[sampler.draw(always(value))] > 0
 
 
 def test_an_impossible_token_is_never_accepted() -> None:
     for draft_probs in (None, torch.tensor([0.5, 0.5])):
-        sampler = make_sampler(2, lambda: 0.0)
+        sampler = make_sampler(2)
         sampler.probs.copy_(torch.tensor([0.0, 1.0]))
-        assert not sampler.accept(0, draft_probs)
+        assert not sampler.accept(0, draft_probs, always(0.0))
 
 
 def test_a_residual_that_rounding_left_empty_draws_a_possible_token() -> None:
     """Two models that differ by rounding only: the target's probability is an ulp below the draft's, nothing above."""
     below_one = 1.0 - 2.0**-24
-    sampler = make_sampler(4, lambda: 1.0 - 2.0**-53)
+    sampler = make_sampler(4)
     sampler.probs.copy_(torch.tensor([0.0, below_one, 0.0, 0.0]))
     draft_probs = torch.tensor([0.0, 1.0, 0.0, 0.0])
-    token = 1 if sampler.accept(1, draft_probs) else sampler.draw()
+    token = 1 if sampler.accept(1, draft_probs, always(below_one)) else sampler.draw(always(1.0 - 2.0**-53))
     assert token == 1
 
 
@@ -246,7 +249,9 @@ def stub_engine(rows_of_probs: list[list[Units]], draft: list[list[Units]] | Non
 
 def accept(engine: Engine, width: int, proposals: list[list[int]], uniform: Callable[[], float]) -> list[list[int]]:
     params = SamplingParams(temperature=1.0)
-    object.__setattr__(params, "uniform", uniform)
+    for sequence in engine._rows:
+        assert sequence is not None
+        sequence.uniform = uniform
     span = Span([[0] * width for _ in proposals], [0] * len(proposals))
     return [outcome.tokens for outcome in engine._accept(span, proposals, params).values()]
 
@@ -336,7 +341,7 @@ def test_rows_of_a_batch_are_independent_and_each_exact() -> None:
 
 
 def load(logits: torch.Tensor, **options: Any) -> torch.Tensor:
-    return make_sampler(logits.numel(), lambda: 0.5, **options).load(logits).clone()
+    return make_sampler(logits.numel(), **options).load(logits).clone()
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.1, 0.7, 1.0, 2.5, 100.0])
@@ -346,7 +351,7 @@ def test_temperature_is_softmax_of_the_divided_logits(temperature: float) -> Non
 
 
 def test_a_shorter_row_leaves_nothing_behind_it() -> None:
-    sampler = make_sampler(6, lambda: 0.5)
+    sampler = make_sampler(6)
     sampler.load(torch.zeros(6))
     assert sampler.load(torch.zeros(4)).tolist() == [0.25] * 4 + [0.0] * 2
 
@@ -446,10 +451,10 @@ def expected_pairs(prompt: list[int], temperature: float) -> torch.Tensor:
 def test_samples_of_a_model_follow_its_distribution(drafter: str) -> None:
     """Chi-square over pairs of tokens with fixed seeds; the bound is six deviations above its mean."""
     prompt, temperature, num_samples = [0, 1, 2, 3, 0, 1, 2], 8.0, 450
-    engine, params = tiny_engine(drafter), SamplingParams(temperature=temperature, seed=12)
+    engine = tiny_engine(drafter)
     counts = torch.zeros(6, 6, dtype=torch.float64)
-    for _ in range(num_samples):
-        _, second, third, _ = engine.generate(prompt, 4, params)
+    for seed in range(num_samples):
+        _, second, third, _ = engine.generate(prompt, 4, SamplingParams(temperature=temperature, seed=seed))
         counts[second, third] += 1
     expected = expected_pairs(prompt, temperature) * num_samples
     likely = expected >= 5
@@ -478,6 +483,21 @@ def test_the_seed_decides_the_output(drafter: str, batch_size: int) -> None:
     assert [len(tokens) for tokens in first] == [9] * 4
     assert sample(1) == first
     assert sample(2) != first
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_a_prompts_numbers_are_its_own(drafter: str) -> None:
+    """What a row draws depends on the seed and the prompt's index: not on its neighbours, nor on what came before."""
+    prompts, limits = [[0, 1, 2, 0, 1], [3], [4, 4], [5, 0, 5, 0], [1, 1, 1]], [9, 5, 8, 2, 7]
+    params = SamplingParams(temperature=2.0, seed=4)
+    whole = serve(tiny_engine(drafter, 3), prompts, limits, params)
+    assert serve(tiny_engine(drafter), prompts, limits, params) == whole
+    engine = tiny_engine(drafter, 2)
+    rest = [Request(index, prompts[index], limits[index]) for index in (4, 1, 2)]
+    found: dict[int, list[int]] = defaultdict(list)
+    for emission in engine.serve(rest, params):
+        found[emission.index] += emission.tokens
+    assert found == {index: whole[index] for index in (1, 2, 4)}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -207,8 +208,8 @@ def test_rejecting_a_proposal_allocates_nothing(drafted: bool) -> None:
     draft_probs[0, 0].fill_(1 / 262)
     draft_probs[0, 0, 3].fill_(0.5)
     with torch.no_grad(), StorageTrace() as trace:
-        assert not sampler.accept(3, draft_probs[0, 0] if drafted else None)
-        assert sampler.draw() != 3
+        assert not sampler.accept(3, draft_probs[0, 0] if drafted else None, random.random)
+        assert sampler.draw(random.random) != 3
     assert trace.created == [(trace.created[0][0], arena_bytes(engine.plan))]
 
 

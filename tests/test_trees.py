@@ -97,9 +97,8 @@ def joint_distribution(tree: Tree, tokens: list[int], rows: list[tuple[int, ...]
     joint: dict[tuple[int, ...], Fraction] = defaultdict(Fraction)
     source = Branches(12)
     for weight in source.runs():
-        params = SamplingParams(temperature=1.0)
-        object.__setattr__(params, "uniform", source)
-        judge = SampledAcceptance(topology, [tokens], [0], RowSampler(workspace(3), params), lambda *_: None)
+        sampler = RowSampler(workspace(3), SamplingParams(temperature=1.0))
+        judge = SampledAcceptance(topology, [tokens], {0: source}, sampler, lambda *_: None)
         judge.judge(iter([(0, logits[:2]), (2, logits[2:])]), size)
         joint[tuple(judge.outcomes[0].tokens)] += weight()
     return joint

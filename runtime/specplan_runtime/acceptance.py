@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from specplan_runtime.sampling import RowSampler
+from specplan_runtime.sampling import RowSampler, Uniform
 from specplan_runtime.topology import Topology
 
 #: The distribution that the proposal of (cache row, position) was drawn from; None when proposed with certainty.
@@ -61,7 +61,7 @@ class SampledAcceptance:
     Args:
         topology: of the rows.
         proposals: by cache row.
-        active: cache rows that take part.
+        sources: random numbers of the cache rows that take part.
         sampler: of the pass.
         probs: what proposals were drawn from.
     """
@@ -70,13 +70,14 @@ class SampledAcceptance:
         self,
         topology: Topology,
         proposals: list[list[int]],
-        active: Iterable[int],
+        sources: Mapping[int, Uniform],
         sampler: RowSampler,
         probs: DraftProbs,
     ) -> None:
         self._topology, self._proposals = topology, proposals
         self._sampler, self._probs = sampler, probs
-        self.outcomes = {row: Outcome([], []) for row in active}
+        self._sources = sources
+        self.outcomes = {row: Outcome([], []) for row in sources}
         self._next: dict[int, int | None] = dict.fromkeys(self.outcomes, 0)
 
     def judge(self, tiles: Iterator[tuple[int, torch.Tensor]], width: int) -> None:
@@ -91,11 +92,14 @@ class SampledAcceptance:
 
     def _judge_row(self, row: int, position: int) -> int | None:
         """The row that was accepted after ``position``, None when the target's own token ends the path."""
-        outcome, proposal = self.outcomes[row], self._proposals[row]
+        outcome, proposal, uniform = self.outcomes[row], self._proposals[row], self._sources[row]
         for child in self._topology.children[position]:
-            if child <= len(proposal) and self._sampler.accept(proposal[child - 1], self._probs(row, child - 1)):
+            if child > len(proposal):
+                continue
+            token = proposal[child - 1]
+            if self._sampler.accept(token, self._probs(row, child - 1), uniform):
                 outcome.path.append(child)
-                outcome.tokens.append(proposal[child - 1])
+                outcome.tokens.append(token)
                 return child
-        outcome.tokens.append(self._sampler.draw())
+        outcome.tokens.append(self._sampler.draw(uniform))
         return None

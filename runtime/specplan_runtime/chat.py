@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from specplan.errors import InputError
 from specplan_runtime.engine import Engine
 from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.sequence import Sequence
-from specplan_runtime.text import Tokenizer
+from specplan_runtime.text import Message, Tokenizer
 from specplan_runtime.transcript import load_transcript, save_transcript
 
 #: Tokens of an answer that must fit before older turns are kept.
@@ -49,23 +50,41 @@ def chat(
     sequence: Sequence | None = None
     for line in _turns():
         messages.append({"role": "user", "content": line})
+        if drop_oldest:
+            first = _first_kept(tokenizer, messages, first, context - min(max_new_tokens, _LEAST_ANSWER))
         tokens = tokenizer.encode_chat(messages[first:])
-        while drop_oldest and len(tokens) + min(max_new_tokens, _LEAST_ANSWER) > context and len(messages) - first > 1:
-            first += 2
-            tokens = tokenizer.encode_chat(messages[first:])
         room = context - len(tokens)
         if room < 1:
             choice = "" if drop_oldest else "; --when-full drop forgets the oldest turns"
             click.echo(f"the conversation is full: {len(tokens)} of {context} tokens{choice}", err=True)
             return
-        limit = min(max_new_tokens, room)
+        limit, turn = min(max_new_tokens, room), len(messages) // 2
         if sequence is None:
-            sequence = engine.open(tokens, limit)
+            sequence = engine.open(tokens, limit, index=turn)
         else:
-            engine.resume(sequence, tokens, limit)
+            engine.resume(sequence, tokens, limit, turn)
         messages.append({"role": "assistant", "content": _answer(engine, tokenizer, sequence, params)})
         if transcript is not None:
             save_transcript(transcript, messages)
+
+
+def _first_kept(tokenizer: Tokenizer, messages: list[Message], first: int, most_tokens: int) -> int:
+    """The first message to keep so that the conversation fits; the last one is kept in any case.
+
+    Strides double until it fits and are then halved: a long transcript is encoded a few times, not once per turn.
+    """
+    last = len(messages) - 1
+
+    def fits(begin: int) -> bool:
+        return begin >= last or len(tokenizer.encode_chat(messages[begin:])) <= most_tokens
+
+    if fits(first):
+        return first
+    stride = 2
+    while not fits(first + stride):
+        first, stride = first + stride, 2 * stride
+    turns = range(first + 2, min(first + stride, last) + 1, 2)
+    return turns[bisect_left(turns, True, key=fits)]
 
 
 def _turns() -> Iterator[str]:

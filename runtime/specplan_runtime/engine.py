@@ -19,7 +19,7 @@ from specplan_runtime.build import Assembly, assemble
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.loading.load import Progress
 from specplan_runtime.prefill import prefill
-from specplan_runtime.sampling import RowSampler, SamplingParams
+from specplan_runtime.sampling import RowSampler, SamplingParams, Uniform
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
 from specplan_runtime.stats import SpecStats, Timings
@@ -139,7 +139,7 @@ class Engine:
             for row in range(len(self._rows)):
                 while self._rows[row] is None and (request := next(waiting, None)) is not None:
                     indexes[row] = request.index
-                    fresh = self.open(request.tokens, request.max_new_tokens, row)
+                    fresh = self.open(request.tokens, request.max_new_tokens, row, request.index)
                     yield Emission(request.index, self.start(fresh, params), fresh.finish_reason)
                     self._rows[row] = None if fresh.finish_reason else fresh
             if not any(self._rows):
@@ -165,16 +165,16 @@ class Engine:
         for tokens in prompts:
             self._check_prompt(tokens, max_new_tokens)
 
-    def open(self, tokens: list[int], max_new_tokens: int, row: int = 0) -> Sequence:
-        """A sequence for a prompt, not yet prefilled.
+    def open(self, tokens: list[int], max_new_tokens: int, row: int = 0, index: int = 0) -> Sequence:
+        """A sequence for a prompt, not yet prefilled; its random numbers depend on ``index``.
 
         Raises:
             InputError: an empty prompt, or one that leaves no room in the context.
         """
         self._check_prompt(tokens, max_new_tokens)
-        return Sequence(row, list(tokens), len(tokens), max_new_tokens)
+        return Sequence(row, list(tokens), len(tokens), max_new_tokens, index=index)
 
-    def resume(self, sequence: Sequence, tokens: list[int], max_new_tokens: int) -> None:
+    def resume(self, sequence: Sequence, tokens: list[int], max_new_tokens: int, index: int = 0) -> None:
         """Give a sequence its next prompt; the caches keep what the new tokens share with the old ones.
 
         Raises:
@@ -194,18 +194,20 @@ class Engine:
         sequence.num_prompt_tokens = len(tokens)
         sequence.max_new_tokens = max_new_tokens
         sequence.finish_reason = None
+        sequence.index = index
 
     @torch.inference_mode()
     def start(self, sequence: Sequence, params: SamplingParams) -> list[int]:
         """Prefill a sequence and emit its first token."""
         began = time.perf_counter()
+        sequence.uniform = params.source(sequence.index)
         work = self.assembly.workspaces["prefill_target"]
         cached = min(sequence.num_target_cached, len(sequence.tokens) - 1)
         sequence.num_target_cached = 0  # an interrupted prefill may have overwritten slots of a window
         chunk = self.assembly.prefill_chunk
         last = prefill(self.assembly.target, work, chunk, sequence.row, sequence.tokens, cached)
         sequence.num_target_cached = len(sequence.tokens)
-        token = self._next_token(work, last - 1, params)
+        token = self._next_token(work, last - 1, params, sequence.uniform)
         self.drafter.observe(sequence.row, self.assembly.target.last_normalized(work, 0))
         emitted = sequence.emit([token], self.assembly.eos_token_ids, self.plan.workload.context)
         first = time.perf_counter()
@@ -275,16 +277,16 @@ class Engine:
         """For each active row the accepted proposals and the target's own next token."""
         work, width = self.assembly.workspaces["verify"], span.num_tokens
         topology = span.topology or chain_topology(width)
-        active = [row for row, sequence in enumerate(self._rows) if sequence is not None]
+        sources = {row: sequence.uniform for row, sequence in enumerate(self._rows) if sequence is not None}
         tiles = self.assembly.target.logits(work, None, span.num_rows)
         if params.greedy:
             best: list[int] = []
             for _, logits in tiles:
                 best += torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)]).tolist()
                 del logits  # an int8 head is about to allocate the next tile
-            rows = {row: best[row * width : (row + 1) * width] for row in active}
+            rows = {row: best[row * width : (row + 1) * width] for row in sources}
             return {row: accept_greedy(topology, proposals[row], choices) for row, choices in rows.items()}
-        judge = SampledAcceptance(topology, proposals, active, RowSampler(work, params), self.drafter.probs)
+        judge = SampledAcceptance(topology, proposals, sources, RowSampler(work, params), self.drafter.probs)
         judge.judge(tiles, width)
         return judge.outcomes
 
@@ -312,11 +314,11 @@ class Engine:
             self.stats.record(len(proposal), num_accepted, len(emitted), depth)
         return emitted
 
-    def _next_token(self, work: Workspace, row: int, params: SamplingParams) -> int:
+    def _next_token(self, work: Workspace, row: int, params: SamplingParams, uniform: Uniform) -> int:
         """The token that follows one row of a pass."""
         ((_, logits),) = self.assembly.target.logits(work, [row], 1)
         if params.greedy:
             return int(torch.argmax(logits[0], dim=-1, keepdim=True, out=work.argmax[:1]).item())
         sampler = RowSampler(work, params)
         sampler.load(logits[0])
-        return sampler.draw()
+        return sampler.draw(uniform)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -44,7 +44,6 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
-    uniform: Uniform = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
@@ -53,7 +52,10 @@ class SamplingParams:
             raise InputError(f"--top-k {self.top_k}: expected 0 or more")
         if not 0 < self.top_p <= 1:
             raise InputError(f"--top-p {self.top_p}: expected a share above 0, at most 1")
-        object.__setattr__(self, "uniform", random.Random(self.seed).random)  # noqa: S311 - not cryptography
+
+    def source(self, index: int) -> Uniform:
+        """The random numbers of a request: they depend on the seed and its number, not on what runs beside it."""
+        return random.Random(f"{self.seed}/{index}").random  # noqa: S311 - not cryptography
 
     @property
     def greedy(self) -> bool:
@@ -87,25 +89,26 @@ class RowSampler:
             self._cut(self._share_value(self.params.top_p))
         return self.probs
 
-    def draw(self) -> int:
+    def draw(self, uniform: Uniform) -> int:
         """Draw an index with probability proportional to ``probs``, which need not be normalized."""
         torch.cumsum(self.probs, 0, out=self._running)
-        threshold = self.params.uniform() * self._running[-1].item()
+        threshold = uniform() * self._running[-1].item()
         index = self._search(threshold, right=True)
         if index < self.probs.shape[0]:
             return index
         return self._search(self._running[-1].item(), right=False)  # rounding reached the total: its last addend
 
-    def accept(self, token: int, draft_probs: torch.Tensor | None) -> bool:
+    def accept(self, token: int, draft_probs: torch.Tensor | None, uniform: Uniform) -> bool:
         """Decide on a drafted token; on rejection ``probs`` becomes the normalized residual.
 
         Args:
             token: the drafted token.
             draft_probs: [V'] distribution it was drawn from; None when it was proposed with certainty.
+            uniform: source of the decision.
         """
         target_prob = self.probs[token].item()
         draft_prob = 1.0 if draft_probs is None else draft_probs[token].item()
-        if self.params.uniform() * draft_prob < target_prob:
+        if uniform() * draft_prob < target_prob:
             return True
         if draft_probs is None:
             self.probs[token].zero_()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
+
+from specplan_runtime.sampling import Uniform
 
 
 @dataclass(slots=True)
@@ -17,6 +20,8 @@ class Sequence:
         num_target_cached: leading tokens whose K and V the target's cache holds.
         num_draft_cached: the same for the draft's cache.
         finish_reason: why generation ended; None while it goes on.
+        index: the caller's number of the prompt.
+        uniform: its own random numbers.
     """
 
     row: int
@@ -25,7 +30,9 @@ class Sequence:
     max_new_tokens: int
     num_target_cached: int = 0
     num_draft_cached: int = 0
-    finish_reason: str | None = field(default=None)
+    finish_reason: str | None = None
+    index: int = 0
+    uniform: Uniform = field(default=random.random, repr=False, compare=False)
 
     @property
     def new_tokens(self) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Rows
 import torch
 
 from specplan_runtime.drafters.model import DraftModel, idle_rows
-from specplan_runtime.sampling import RowSampler, SamplingParams
+from specplan_runtime.sampling import RowSampler, SamplingParams, Uniform
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
 
@@ -34,7 +34,11 @@ class AutoregressiveDrafter:
         for position in range(max(limits)):
             span, last_rows = self._span(rows, proposals)
             self._model.decoder.forward(self._model.work, span, self._model.num_layers)
-            drafted = self._choose(last_rows, position, params)
+            sources = [
+                None if sequence is None or position >= limit else sequence.uniform
+                for sequence, limit in zip(rows, limits, strict=True)
+            ]
+            drafted = self._choose(last_rows, position, params, sources)
             for proposal, token in zip(proposals, drafted, strict=True):
                 proposal.append(token)
         return [
@@ -62,7 +66,10 @@ class AutoregressiveDrafter:
         starts = [0 if seq is None else len(seq.tokens) - 1 + len(p) for seq, p in zip(rows, proposals, strict=True)]
         return Span([[p[-1]] for p in proposals], starts, idle=idle_rows(rows)), list(range(len(rows)))
 
-    def _choose(self, last_rows: list[int], position: int, params: SamplingParams) -> list[int]:
+    def _choose(
+        self, last_rows: list[int], position: int, params: SamplingParams, sources: Rows[Uniform | None]
+    ) -> list[int]:
+        """A token for every row; rows without a source draw nothing, so that their numbers stay their own."""
         chosen: list[int] = []
         work = self._model.work
         sampler = None if params.greedy else RowSampler(work, params)
@@ -72,7 +79,10 @@ class AutoregressiveDrafter:
                 chosen += torch.argmax(known, dim=-1, out=work.argmax[: len(known)]).tolist()
             else:
                 for offset in range(len(known)):
-                    self._probs[len(chosen), position].copy_(sampler.load(known[offset]))
-                    chosen.append(sampler.draw())
+                    row = len(chosen)
+                    uniform = sources[row]
+                    if uniform is not None:
+                        self._probs[row, position].copy_(sampler.load(known[offset]))
+                    chosen.append(0 if uniform is None else sampler.draw(uniform))
             del logits, known  # an int8 head is about to allocate the next tile
         return chosen

@@ -38,6 +38,10 @@ _WORKSPACE_ITEMS = (
 _SAMPLING = SamplingParams(temperature=1.0, top_k=1, top_p=0.5)
 
 
+def _half() -> float:
+    return 0.5
+
+
 def replay_arena(plan: Plan, announce: Callable[[str], None]) -> Iterator[Traced]:
     """Resident tensors, every phase's workspace, and what operators allocate beside the arena."""
     capacity = _capacity(plan)
@@ -131,8 +135,8 @@ def _pass(decoder: Decoder, work: Workspace, span: Span, layers: int | None, num
         for _, logits in decoder.logits(work, None, num_logits):
             torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)])
             sampler.load(logits[0])
-            sampler.accept(0, None)
-            sampler.draw()
+            sampler.accept(0, None, _half)
+            sampler.draw(_half)
             del logits
 
     return run
