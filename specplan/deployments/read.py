@@ -45,11 +45,16 @@ def read_deployments(source: Source) -> list[Deployment]:
 def reader_of(path: str) -> Reader | None:
     """The reader of a file by its name; None where the name says nothing."""
     name = PurePath(path).name
-    if _SETTINGS.fullmatch(name):
+    if is_settings_file(path):
         return read_toml
     if _NAMES.fullmatch(name):
         return read_dockerfile
     return _SUFFIXES.get(PurePath(name).suffix.lower())
+
+
+def is_settings_file(path: str) -> bool:
+    """Whether a file is a specplan.toml by its name: ``specplan.toml``, ``chat.specplan.toml``."""
+    return _SETTINGS.fullmatch(PurePath(path).name) is not None
 
 
 def _by_content(source: Source) -> Reader:

@@ -34,7 +34,9 @@ def check(subject: Subject) -> Iterator[Finding]:
     yield Finding(
         "SP101",
         "error" if certain else "warning",
-        subject.location_of(serving.fraction, serving.budget, serving.context if places_all else None, serving.model),
+        subject.location_of(
+            fixed, serving.fraction, serving.budget, serving.context if places_all else None, serving.model
+        ),
         f"does not fit {subject.device.name}: {parts_text(budget)}; {kv}: "
         f"{format_bytes(shortfall)} more than {limit_text(budget)}",
         nearest_text(configurations) or f"take a quantized checkpoint, or a device with {format_bytes(shortfall)} more",
