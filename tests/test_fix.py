@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def command(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["check", *arguments], standalone_mode=False)
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -123,25 +122,23 @@ def test_a_broken_file_is_told_and_left(folder: Path) -> None:
     assert file.read_text() == "[[deployment]\n"
 
 
+def test_a_key_inside_a_string_is_no_key() -> None:
+    text = '[[deployment]]\ncontext = 8\nname = """\ncontext = 9\n"""\n'
+    changed = with_settings("specplan.toml", text, 0, {"context": 4})
+    assert changed == text.replace("context = 8", "context = 4")
+
+
 @pytest.mark.parametrize(
     "body",
     [
-        'context = 8\nname = """\ncontext = 9\n"""\n',
         'name = """\n[[deployment]]\n"""\ncontext = 8\n',
         "'context' = 8\n",
         "a.b = 1\n[deployment.more]\ncontext = 8\n",
     ],
 )
-def test_odd_toml_is_rewritten_rightly_or_refused(body: str) -> None:
-    text = f"[[deployment]]\n{body}"
-    try:
-        changed = with_settings("specplan.toml", text, 0, {"context": 4})
-    except InputError as error:
-        assert "specplan.toml" in str(error)
-        return
-    expected = tomllib.loads(text)
-    expected["deployment"][0]["context"] = 4
-    assert tomllib.loads(changed) == expected
+def test_odd_toml_is_refused(body: str) -> None:
+    with pytest.raises(InputError, match=r"specplan\.toml"):
+        with_settings("specplan.toml", f"[[deployment]]\n{body}", 0, {"context": 4})
 
 
 def test_n_grams_are_counted_as_their_engines_do() -> None:
