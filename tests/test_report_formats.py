@@ -23,7 +23,9 @@ ODD = 'a <b> & "c" | d: 100%, e\nf \x07'
 @pytest.fixture(scope="module")
 def report() -> Report:
     found = check_paths([DATA / "vllm.sh", DATA / "README.md"], Options("rtx-4090"))
-    found.findings.append(Finding("SP101", "error", Location("my folder/a,b:c.sh", 3, 4), ODD, ODD, {"n": 1}, ({"k": 2},)))
+    found.findings.append(
+        Finding("SP101", "error", Location("my folder/a,b:c.sh", 3, 4), ODD, ODD, {"n": 1}, ({"k": 2},))
+    )
     found.unknowns.append(Unknown(Location("x.sh", 1, 1), ODD, ("SP101",)))
     return found
 
