@@ -62,7 +62,7 @@ class Serving:
         kv_bytes, kv_tokens: an exact size of the KV pool.
         captures_graphs: CUDA graphs are captured.
         unified_kv: llama.cpp: one cache for all sequences.
-        partial_offload: llama.cpp: how many layers the device holds; None for all.
+        partial_offload, partial_draft_offload: llama.cpp: layers of target and draft on the device; None for all.
         fits_itself: llama.cpp: what is not said is chosen while loading, so that it fits.
         overlap: TensorRT-LLM: the scheduler is a step ahead.
         lossy: settings that change the target's distribution, as written.
@@ -100,6 +100,7 @@ class Serving:
     captures_graphs: bool = True
     unified_kv: bool = False
     partial_offload: Given[str] | None = None
+    partial_draft_offload: Given[str] | None = None
     fits_itself: bool = False
     overlap: bool = True
     lossy: tuple[Given[str], ...] = ()
