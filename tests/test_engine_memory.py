@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,6 +200,36 @@ def test_stages_of_a_windowed_model_count_their_own_layers() -> None:
     # 13 and 13 layers; every sixth is full: 2 in each half, 11 windowed; tied, so both ends have the embedding
     window = (512 - 1 + 2048 + 15) // 16 * 16 + 16
     assert found.least_kv_bytes == (16384 * 2 + window * 11) * 2 * 1 * 256 * 2
+
+
+def test_sglang_windows_in_a_pool_of_their_own() -> None:
+    line = "python -m sglang.launch_server --model-path openai/gpt-oss-20b --context-length 8192"
+    # 24 layers, every other one windowed; 8 KV heads of 64 elements; 0.8 of the tokens, unless said otherwise
+    each = 2 * 8 * 64 * 2
+    assert budget(line, "h100-80gb").slot_bytes == 12 * each + -(-12 * each * 8 // 10)
+    assert budget(f"{line} --swa-full-tokens-ratio 0.25", "h100-80gb").slot_bytes == 12 * each + 3 * each
+    assert budget(f"{line} --disable-hybrid-swa-memory", "h100-80gb").slot_bytes == 24 * each
+    with pytest.raises(CannotTell, match="radix"):
+        assert budget(f"{line} --disable-radix-cache --max-running-requests 8", "h100-80gb")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m sglang.launch_server --model-path google/gemma-3-1b-it --context-length 8192",
+        "trtllm-serve google/gemma-3-1b-it --max_seq_len 8192",
+    ],
+)
+def test_windowed_layers_that_cache_whole_sequences(line: str) -> None:
+    assert budget(line).slot_bytes == 26 * 2 * 1 * 256 * 2
+
+
+def test_tensorrt_llm_pools_by_window_are_not_modelled(tmp_path: Path) -> None:
+    (tmp_path / "cfg.yaml").write_text("kv_cache_config:\n  max_attention_window: [512, 512, 32768]\n")
+    script = tmp_path / "serve.sh"
+    (deployment,) = read_deployments(Source(str(script), "trtllm-serve google/gemma-3-1b-it --config cfg.yaml\n"))
+    with pytest.raises(CannotTell, match="max_attention_window"):
+        assert Subject(deployment, "rtx-4090").budget
 
 
 def test_tensorrt_llm_by_hand() -> None:
