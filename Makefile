@@ -6,7 +6,7 @@ PEERS ?= .peers
 BIN = $(VENV)/bin
 # torch: a CPU build is enough for tests and the demo. Any torch >= 2.11 that is installed already is kept.
 TORCH ?= torch==2.13.0
-DEV = hypothesis import-linter jsonschema matplotlib mypy pytest pytest-xdist ruff types-PyYAML types-jsonschema types-tabulate
+DEV = hypothesis import-linter jsonschema junitparser matplotlib mypy pytest pytest-xdist ruff types-PyYAML types-jsonschema types-tabulate
 
 .PHONY: demo test lint types contracts unit docs docs-check bench bench-qwen bench-calibrated bench-peers \
   bench-specmemo clean

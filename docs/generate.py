@@ -1,8 +1,8 @@
 """Generates the documentation that code already says: run with --check to find drift.
 
 formulas.md from the catalogue, rules.md from the rules of check, plan.schema.json from the dataclasses of a plan, the
-tables of acceptance.md from the bundled profiles, and the outputs of the commands that README.md and commands.md show
-between ``<!-- run: … -->`` marks.
+tables of acceptance.md from the bundled profiles, the inputs of the action in ci.md, and the outputs of the commands
+that README.md and commands.md show between ``<!-- run: … -->`` marks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import sympy
+import yaml
 from click.testing import CliRunner
 
 from specplan.acceptance_profiles import acceptance_profiles
@@ -35,6 +36,9 @@ from specplan.speed.acceptance import Acceptance
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 COMMANDS = DOCS / "commands.md"
+CI = DOCS / "ci.md"
+ACTION = DOCS.parent / "action.yml"
+INPUTS = "<!-- inputs -->\n| input | default | meaning |\n|---|---|---|\n"
 
 
 def formulas() -> str:
@@ -152,11 +156,24 @@ def rules_reference() -> str:
     return rules_page(rules().values())
 
 
+def action_inputs() -> str:
+    """ci.md with the inputs of action.yml in its table."""
+    head, rest = CI.read_text().split(INPUTS)
+    inputs = yaml.safe_load(ACTION.read_text())["inputs"].items()
+    rows = [f"| `{name}` | {_code(entry['default'])} | {entry['description']} |" for name, entry in inputs]
+    return head + INPUTS + "\n".join(rows) + "\n<!-- end -->" + rest.split("<!-- end -->", 1)[1]
+
+
+def _code(value: str) -> str:
+    return f"`{value}`" if value else ""
+
+
 GENERATED: dict[Path, Callable[[], str]] = {
     DOCS / "formulas.md": formulas,
     DOCS / "plan.schema.json": plan_schema,
     DOCS / "acceptance.md": acceptance,
     DOCS / "rules.md": rules_reference,
+    CI: action_inputs,
     README: lambda: shown(README),
     COMMANDS: lambda: shown(COMMANDS),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from specplan.deployments.deployment import CannotTell
 from specplan.deployments.read import read_deployments
 from specplan.deployments.source import Source
 from specplan.engine_memory.budget import EngineBudget
+from specplan.engine_memory.stages import pipeline_stages
 from specplan.engine_memory.vllm import num_captured_graphs
 from specplan.rules.subject import Subject
 
@@ -141,6 +143,95 @@ def test_llama_cpp_quantized_cache() -> None:
     assert found.slot_bytes == 32 * 8 * (128 // 32) * (34 + 18)
 
 
+EMBEDDING = 128256 * 4096 * 2
+
+
+@pytest.mark.parametrize(
+    ("layers", "embedding", "head", "option"),
+    [(32, 0, 1, "all"), (32, 0, 1, "33"), (31, 0, 1, "32"), (0, 0, 1, "1"), (0, 0, 0, "0")],
+)
+def test_llama_cpp_counts_layers_from_the_output_layer(layers: int, embedding: int, head: int, option: str) -> None:
+    found = budget(f"llama-server -m llama-3.1-8b -c 4096 -np 1 --fit off -ngl {option}")
+    in_layers = TARGET_WEIGHTS - 2 * EMBEDDING
+    assert parts(found).get("target weights", 0) == in_layers * layers // 32 + (embedding + head) * EMBEDDING
+    assert found.slot_bytes == layers * 4096
+    assert found.least_kv_bytes == 4096 * layers * 4096
+
+
+def test_llama_cpp_leaves_layers_of_the_draft_on_the_host() -> None:
+    line = "llama-server -m llama-3.1-8b -c 4096 -np 1 --fit off --spec-type draft-simple -md llama-3.2-1b"
+    # tied: the output is a copy of the embedding on the device
+    assert parts(budget(line))["draft weights"] == DRAFT_WEIGHTS
+    some = budget(f"{line} -ngld 9")
+    assert parts(some)["draft weights"] == (DRAFT_WEIGHTS - 128256 * 2048 * 2) // 2 + 128256 * 2048 * 2
+    assert some.draft_slot_bytes == DRAFT_TOKEN // 2
+    none = budget(f"{line} -ngl 0")
+    assert none.slot_bytes == none.draft_slot_bytes == DRAFT_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("engine", "sizes"), [("vllm", [27, 27, 26]), ("sglang", [26, 27, 27]), ("tensorrt-llm", [27, 27, 26])]
+)
+def test_layers_in_a_row(engine: str, sizes: list[int]) -> None:
+    stages = pipeline_stages(engine, 80, 3)
+    assert [stage.num_layers for stage in stages] == sizes
+    assert [(stage.embedding, stage.head) for stage in stages] == [(True, False), (False, False), (False, True)]
+    assert [stage.start for stage in stages[1:]] == [stage.end for stage in stages[:-1]]
+    assert sum(stage.weight_bytes(80 * 7 + 5 + 3, 5, 3, 80) for stage in stages) == 80 * 7 + 5 + 3
+
+
+def test_vllm_in_a_row_keeps_the_draft_on_the_last_device() -> None:
+    alone = budget(f"vllm serve {LLAMA} --max-model-len 4096 -pp 2 --max-num-seqs 8")
+    assert parts(alone)["target weights"] == (TARGET_WEIGHTS - 2 * EMBEDDING) // 2 + EMBEDDING
+    assert alone.slot_bytes == TARGET_TOKEN // 2
+    drafted = budget(
+        f"vllm serve {LLAMA} --max-model-len 4096 -pp 2 --max-num-seqs 8 --spec-method draft_model "
+        f"--spec-model {DRAFT} --spec-tokens 4"
+    )
+    assert parts(drafted)["draft weights"] == DRAFT_WEIGHTS
+    assert drafted.slot_bytes == TARGET_TOKEN // 2 + DRAFT_TOKEN
+    both = budget(f"vllm serve {LLAMA} --max-model-len 4096 -pp 2 -tp 2 --max-num-seqs 8")
+    assert parts(both)["target weights"] == parts(alone)["target weights"] // 2
+    assert both.slot_bytes == TARGET_TOKEN // 4
+
+
+def test_stages_of_a_windowed_model_count_their_own_layers() -> None:
+    found = budget("vllm serve google/gemma-3-1b-it --max-model-len 16384 -pp 2 --max-num-batched-tokens 2048")
+    # 13 and 13 layers; every sixth is full: 2 in each half, 11 windowed; tied, so both ends have the embedding
+    window = (512 - 1 + 2048 + 15) // 16 * 16 + 16
+    assert found.least_kv_bytes == (16384 * 2 + window * 11) * 2 * 1 * 256 * 2
+
+
+def test_sglang_windows_in_a_pool_of_their_own() -> None:
+    line = "python -m sglang.launch_server --model-path openai/gpt-oss-20b --context-length 8192"
+    # 24 layers, every other one windowed; 8 KV heads of 64 elements; 0.8 of the tokens, unless said otherwise
+    each = 2 * 8 * 64 * 2
+    assert budget(line, "h100-80gb").slot_bytes == 12 * each + -(-12 * each * 8 // 10)
+    assert budget(f"{line} --swa-full-tokens-ratio 0.25", "h100-80gb").slot_bytes == 12 * each + 3 * each
+    assert budget(f"{line} --disable-hybrid-swa-memory", "h100-80gb").slot_bytes == 24 * each
+    with pytest.raises(CannotTell, match="radix"):
+        assert budget(f"{line} --disable-radix-cache --max-running-requests 8", "h100-80gb")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m sglang.launch_server --model-path google/gemma-3-1b-it --context-length 8192",
+        "trtllm-serve google/gemma-3-1b-it --max_seq_len 8192",
+    ],
+)
+def test_windowed_layers_that_cache_whole_sequences(line: str) -> None:
+    assert budget(line).slot_bytes == 26 * 2 * 1 * 256 * 2
+
+
+def test_tensorrt_llm_pools_by_window_are_not_modelled(tmp_path: Path) -> None:
+    (tmp_path / "cfg.yaml").write_text("kv_cache_config:\n  max_attention_window: [512, 512, 32768]\n")
+    script = tmp_path / "serve.sh"
+    (deployment,) = read_deployments(Source(str(script), "trtllm-serve google/gemma-3-1b-it --config cfg.yaml\n"))
+    with pytest.raises(CannotTell, match="max_attention_window"):
+        assert Subject(deployment, "rtx-4090").budget
+
+
 def test_tensorrt_llm_by_hand() -> None:
     found = budget(f"trtllm-serve {LLAMA} --max_seq_len 4096 --max_num_tokens 1024 --free_gpu_memory_fraction 0.5")
     free = found.device_bytes - found.static_bytes
@@ -153,7 +244,13 @@ def test_tensorrt_llm_by_hand() -> None:
 @pytest.mark.parametrize(
     ("line", "word"),
     [
-        (f"vllm serve {LLAMA} --pipeline-parallel-size 2", "pipeline"),
+        (f"vllm serve {LLAMA} --pipeline-parallel-size 33", "32 layers"),
+        (
+            f"python -m sglang.launch_server --model-path {LLAMA} --pp-size 2 --context-length 4096 "
+            f"--speculative-algorithm STANDALONE --speculative-draft-model-path {DRAFT}",
+            "drafter",
+        ),
+        ("llama-server -m llama-3.1-8b -c 4096 --fit off -ngl some", "number of layers"),
         (f"vllm serve {LLAMA} --kv-cache-dtype turbo", "turbo"),
         (f"vllm serve {LLAMA} --quantization exl9", "exl9"),
         ("vllm serve ai21labs/Jamba-v0.1", "recurrent"),

@@ -89,11 +89,12 @@ def test_silences_need_a_reason_and_the_right_code() -> None:
 def test_fixes_are_what_they_claim() -> None:
     """The nearest configuration has no finding, and one step beyond it has."""
     (finding,) = check_text(f"{LLAMA}\n").findings
-    context = int(finding.suggestion["context"])
+    (context,) = (each["context"] for each in finding.nearest if set(each) == {"context"})
+    assert isinstance(context, int)
     assert codes(f"{LLAMA} --max-model-len {context}\n") == []
     assert codes(f"{LLAMA} --max-model-len {context + 256}\n") == ["SP106"]
     (finding,) = check_text(f"{LLAMA} --max-model-len 4096 --gpu-memory-utilization 0.6\n").findings
-    fraction = float(finding.suggestion["memory_fraction"])
+    fraction = float(finding.nearest[0]["memory_fraction"])
     assert codes(f"{LLAMA} --max-model-len 4096 --gpu-memory-utilization {fraction}\n") == []
     assert codes(f"{LLAMA} --max-model-len 4096 --gpu-memory-utilization {fraction - 0.01:.2f}\n") != []
 

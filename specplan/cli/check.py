@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from specplan.rules.checking import Options
 
-_FORMATS = ("text", "json", "github", "sarif", "junit", "markdown")
+_FORMATS = ("text", "json", "github", "gitlab", "sarif", "junit", "markdown")
 
 
 @click.command()
@@ -20,6 +20,11 @@ _FORMATS = ("text", "json", "github", "sarif", "junit", "markdown")
 @click.option("--select", multiple=True, metavar="CODE", help="Only rules whose codes begin so; may be repeated.")
 @click.option("--ignore", multiple=True, metavar="CODE", help="No rules whose codes begin so; may be repeated.")
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Findings that are known already.")
+@click.option("--report", "reports", multiple=True, metavar="FORMAT=FILE", help="Also write it here; may be repeated.")
+@click.option(
+    "--allow-empty", is_flag=True, help="Files that mention no engine are passed over, even when none is left."
+)
+@click.option("--fix", is_flag=True, help="Write the nearest configurations that fit into specplan.toml, then check.")
 @click.option("--write-baseline", is_flag=True, help="Write today's findings into --baseline and end with 0.")
 def check(
     paths: tuple[Path, ...],
@@ -28,6 +33,9 @@ def check(
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     baseline: Path | None,
+    reports: tuple[str, ...],
+    allow_empty: bool,
+    fix: bool,
     write_baseline: bool,
 ) -> int:
     """Do these deployments fit, and is their speculation sane?
@@ -40,16 +48,30 @@ def check(
     from specplan.rules.checking import Options, check_paths, is_plan
     from specplan.rules.settings import with_settings
 
-    if len(paths) == 1 and is_plan(paths[0]) and output_format in ("text", "json") and baseline is None:
+    plain = output_format in ("text", "json") and baseline is None and not reports
+    if len(paths) == 1 and is_plan(paths[0]) and plain and not allow_empty:
         return _check_plan(paths[0], gpu, output_format)
-    options = with_settings(Options(gpu, select, ignore, baseline), Path.cwd())
+    options = with_settings(Options(gpu, select, ignore, baseline, allow_empty), Path.cwd())
+    if fix:
+        _fix(paths, options)
     if write_baseline:
         return _write_baseline(paths, options)
-    from specplan.output.reports import report_text
+    from specplan.output.reports import report_text, write_reports
 
     report = check_paths(paths, options)
+    write_reports(report, reports)
     click.echo(report_text(report, output_format), nl=False)
     return report.exit_code
+
+
+def _fix(paths: tuple[Path, ...], options: Options) -> None:
+    from specplan.rules.fixing import fix_paths
+
+    changes = fix_paths(paths, options)
+    for change in changes:
+        click.echo(f"fixed {change}", err=True)
+    if not changes:
+        click.echo("fixed nothing: only what specplan.toml says can be rewritten", err=True)
 
 
 def _write_baseline(paths: tuple[Path, ...], options: Options) -> int:

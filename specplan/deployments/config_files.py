@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from specplan.deployments.deployment import Deployment, Problem, Setting
-from specplan.deployments.source import Source
+from specplan.deployments.source import Source, Word
 from specplan.deployments.tables import option_table
-from specplan.deployments.yaml_nodes import Mapping, compose, scalar
+from specplan.deployments.yaml_nodes import Mapping, Node, Sequence, compose
 from specplan.errors import InputError
 
 #: More than any engine has: aliases may repeat a mapping without end.
@@ -48,8 +48,18 @@ def nested_settings(deployment: Deployment, mapping: Mapping, prefix: str, sourc
         if isinstance(node, Mapping):
             yield from nested_settings(deployment, node, f"{name}.", source)
             continue
-        word = scalar(node)
-        if word is None:
+        text = _text(node)
+        if text is None:
             continue
         flag = None if prefix or deployment.engine == "tensorrt-llm" else table.find(f"--{name.replace('_', '-')}")
-        yield Setting(flag or name, word.text, source.location(key.start))
+        yield Setting(flag or name, text, source.location(key.start))
+
+
+def _text(node: Node) -> str | None:
+    """A scalar, or a list of scalars with commas; None for what is empty or deeper."""
+    if isinstance(node, Word):
+        return node.text
+    if isinstance(node, Sequence):
+        words = [word.text for word in node.nodes if isinstance(word, Word)]
+        return ", ".join(words) if words and len(words) == len(node.nodes) else None
+    return None

@@ -29,6 +29,7 @@ _SUFFIXES: dict[str, Reader] = {
 }
 _NAMES = re.compile(r"(?i)(dockerfile|containerfile)(\..*)?")
 _SETTINGS = re.compile(r"(?i)(.*[.\-_])?specplan\.toml")
+_MENTIONS = re.compile(r"(?i)vllm|sglang|llama|trtllm|tensorrt|specplan")
 _LEFT_OUT = ("node_modules", "__pycache__", "venv")
 
 
@@ -45,11 +46,21 @@ def read_deployments(source: Source) -> list[Deployment]:
 def reader_of(path: str) -> Reader | None:
     """The reader of a file by its name; None where the name says nothing."""
     name = PurePath(path).name
-    if _SETTINGS.fullmatch(name):
+    if is_settings_file(path):
         return read_toml
     if _NAMES.fullmatch(name):
         return read_dockerfile
     return _SUFFIXES.get(PurePath(name).suffix.lower())
+
+
+def mentions_engine(source: Source) -> bool:
+    """Whether a file may have a deployment; what is read as code or YAML is cheaper not parsed at all."""
+    return _MENTIONS.search(source.text) is not None or PurePath(source.path).suffix in (".json", ".toml")
+
+
+def is_settings_file(path: str) -> bool:
+    """Whether a file is a specplan.toml by its name: ``specplan.toml``, ``chat.specplan.toml``."""
+    return _SETTINGS.fullmatch(PurePath(path).name) is not None
 
 
 def _by_content(source: Source) -> Reader:

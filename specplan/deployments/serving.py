@@ -60,9 +60,11 @@ class Serving:
         tensor_parallel, pipeline_parallel: devices that share the model.
         fraction: of memory for weights and KV (vLLM, SGLang) or for KV (TensorRT-LLM).
         kv_bytes, kv_tokens: an exact size of the KV pool.
+        windows: TensorRT-LLM: windows that it was asked to keep pools for.
         captures_graphs: CUDA graphs are captured.
         unified_kv: llama.cpp: one cache for all sequences.
-        partial_offload: llama.cpp: how many layers the device holds; None for all.
+        window_ratio: SGLang: size of the pool of windowed layers, where they have one, as a share of the others' pool.
+        partial_offload, partial_draft_offload: llama.cpp: layers of target and draft on the device; None for all.
         fits_itself: llama.cpp: what is not said is chosen while loading, so that it fits.
         overlap: TensorRT-LLM: the scheduler is a step ahead.
         lossy: settings that change the target's distribution, as written.
@@ -97,9 +99,12 @@ class Serving:
     fraction: Given[float] | None = None
     kv_bytes: Given[int] | None = None
     kv_tokens: Given[int] | None = None
+    windows: Given[str] | None = None
     captures_graphs: bool = True
     unified_kv: bool = False
+    window_ratio: Given[float] | None = None
     partial_offload: Given[str] | None = None
+    partial_draft_offload: Given[str] | None = None
     fits_itself: bool = False
     overlap: bool = True
     lossy: tuple[Given[str], ...] = ()

@@ -9,6 +9,7 @@ from specplan.arch import ModelArch
 from specplan.deployments.deployment import CannotTell
 from specplan.deployments.serving import Serving
 from specplan.device import DeviceSpec
+from specplan.engine_memory.stages import Stage, layers_on_device, offloaded, whole
 from specplan.engine_memory.weights import compute_dtype, weight_bytes
 from specplan.heads import Eagle3Head, MtpLayer, head_layer, published_heads
 from specplan.plan import ModelInput
@@ -28,10 +29,15 @@ class DrafterMemory:
     Attributes:
         arch: whose keys and values are cached; None without a cache.
         weights: bytes.
+        stage: the layers that are there.
     """
 
     arch: ModelArch | None
     weights: Figure
+    stage: Stage
+
+
+NO_DRAFTER = DrafterMemory(None, Figure(0, "exact", "no weights"), whole(0))
 
 
 def drafter_memory(
@@ -40,17 +46,21 @@ def drafter_memory(
     """The drafter of a deployment.
 
     Raises:
-        CannotTell: heads whose size specplan does not know.
+        CannotTell: heads whose size specplan does not know, or a number of layers that is none.
     """
     method = serving.method.value if serving.method is not None else "none"
     if method in WEIGHTLESS or method in REMOVED:
-        return DrafterMemory(None, Figure(0, "exact", "no weights"))
+        return NO_DRAFTER
     if draft is not None:
         dtype = compute_dtype(draft, serving.dtype.value if serving.dtype else "auto", device)
-        return DrafterMemory(draft.arch, weight_bytes(draft, dtype, None, devices))
+        stage = whole(draft.arch.num_hidden_layers)
+        if serving.engine == "llama.cpp":
+            stage = offloaded(draft.arch.num_hidden_layers, layers_on_device(serving.partial_draft_offload))
+        return DrafterMemory(draft.arch, weight_bytes(draft, dtype, None, devices, stage), stage)
     if method in ("eagle3", "mtp"):
         bytes_, arch = _head(target, method)
-        return DrafterMemory(arch, Figure(-(-bytes_ // devices), "assumed", f"the size of published {method} heads"))
+        weights = Figure(-(-bytes_ // devices), "assumed", f"the size of published {method} heads")
+        return DrafterMemory(arch, weights, whole(arch.num_hidden_layers))
     assert serving.method is not None
     raise CannotTell(
         f"the size of a {method} drafter is not known to specplan: compare with --spec-method draft_model, eagle3, "

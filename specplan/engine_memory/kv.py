@@ -8,6 +8,7 @@ from specplan.arch import LayerType, ModelArch
 from specplan.caches.kv_formats import KV_FORMATS, KvFormat, engine_kv_format, head_bytes
 from specplan.deployments.deployment import CannotTell
 from specplan.dtypes import canonical_dtype
+from specplan.engine_memory.stages import Stage
 from specplan.errors import UnsupportedError
 
 #: Cached as one row per token on every device, whatever the tensor parallelism.
@@ -45,8 +46,8 @@ def cache_format(engine: str, option: str, dtype: str) -> KvFormat:
         raise CannotTell(str(error)) from None
 
 
-def cache_of(arch: ModelArch, keys: KvFormat, values: KvFormat, devices: int) -> Cache:
-    """What a token takes on one of the devices that share a model; heads are split, at least one on each.
+def cache_of(arch: ModelArch, keys: KvFormat, values: KvFormat, devices: int, stage: Stage) -> Cache:
+    """What a token takes on one of the devices that share a stage; heads are split, at least one on each.
 
     Raises:
         CannotTell: layers with a recurrent state, which engines keep in pools of their own.
@@ -57,8 +58,8 @@ def cache_of(arch: ModelArch, keys: KvFormat, values: KvFormat, devices: int) ->
             "its memory has to be measured"
         )
     each = _layer_bytes(arch, keys, values, devices)
-    windowed = arch.num_sliding_layers
-    return Cache(each * (arch.num_hidden_layers - windowed), each * windowed)
+    windowed = sum(layer == "sliding_attention" for layer in arch.layer_types[stage.start : stage.end])
+    return Cache(each * (stage.num_layers - windowed), each * windowed)
 
 
 def _layer_bytes(arch: ModelArch, keys: KvFormat, values: KvFormat, devices: int) -> int:

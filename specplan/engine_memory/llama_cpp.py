@@ -7,22 +7,25 @@ from specplan.deployments.deployment import CannotTell
 from specplan.deployments.serving import Serving
 from specplan.device import DeviceSpec
 from specplan.engine_memory.budget import EngineBudget, Part
-from specplan.engine_memory.models import Models
+from specplan.engine_memory.models import Models, models_of
+from specplan.engine_memory.stages import layers_on_device, offloaded
 from specplan.engine_memory.weights import activation_bytes
+from specplan.plan import ModelInput
 from specplan.provenance import Figure
 
 _FLOAT = 4
 
 
-def llama_cpp_budget(serving: Serving, models: Models, device: DeviceSpec) -> EngineBudget:
-    """A deployment of llama.cpp on one device.
+def llama_cpp_budget(
+    serving: Serving, target: ModelInput, draft: ModelInput | None, device: DeviceSpec
+) -> EngineBudget:
+    """A deployment of llama.cpp on one device; layers that are left on the host take nothing there.
 
     Raises:
-        CannotTell: layers on the host, or a context that is chosen while loading.
+        CannotTell: a number of layers that is none, or a context that is chosen while loading.
     """
-    if serving.partial_offload is not None and not _holds_all(serving.partial_offload.value, models):
-        where = serving.partial_offload
-        raise CannotTell(f"{where.origin} {where.value} leaves layers on the host: give all", where.location)
+    stage = offloaded(target.arch.num_hidden_layers, layers_on_device(serving.partial_offload))
+    models = models_of(serving, target, draft, device, stage)
     if serving.fits_itself and serving.context is None:
         raise CannotTell("--fit on chooses the context while loading: give -c", serving.location)
     total = int(device.memory_bytes.value)
@@ -45,11 +48,6 @@ def llama_cpp_budget(serving: Serving, models: Models, device: DeviceSpec) -> En
         headroom=0,
         num_sequences=sequences,
     )
-
-
-def _holds_all(layers: str, models: Models) -> bool:
-    """Whether a number of layers is all of them, the output layer included."""
-    return layers.isdigit() and int(layers) > models.arch.num_hidden_layers
 
 
 def _buffers(serving: Serving, models: Models, device: DeviceSpec, sequences: int, micro: int) -> tuple[Part, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specplan.arch import ModelArch
-from specplan.deployments.deployment import CannotTell
 from specplan.deployments.serving import Serving
 from specplan.device import DeviceSpec
 from specplan.dtypes import float_bytes
 from specplan.engine_memory.budget import Part
-from specplan.engine_memory.drafters import DrafterMemory, drafter_memory
+from specplan.engine_memory.drafters import NO_DRAFTER, DrafterMemory, drafter_memory
 from specplan.engine_memory.kv import Cache, cache_format, cache_of
+from specplan.engine_memory.stages import Stage
 from specplan.engine_memory.weights import compute_dtype, weight_bytes
 from specplan.plan import ModelInput
 from specplan.provenance import Figure
@@ -25,7 +25,8 @@ class Models:
         arch: of the target.
         element_bytes: of an activation.
         devices: that share each model.
-        weights: of the target.
+        stage: the layers of the target that they hold.
+        weights: of these layers.
         drafter: weights and architecture of the drafter.
         cache: of the target.
         draft_cache: of the drafter, None without one.
@@ -35,6 +36,7 @@ class Models:
     arch: ModelArch
     element_bytes: int
     devices: int
+    stage: Stage
     weights: Figure
     drafter: DrafterMemory
     cache: Cache
@@ -64,38 +66,42 @@ class Models:
         return self.cache.window_slot_bytes + draft > 0
 
     def logits_bytes(self, rows: int, bytes_per_logit: int) -> int:
-        """Logits of all rows over the whole vocabulary."""
+        """Logits of all rows over the whole vocabulary; none where the head is on another device."""
+        if not self.stage.head:
+            return 0
         return rows * self.arch.vocab_size * bytes_per_logit
 
 
-def models_of(serving: Serving, target: ModelInput, draft: ModelInput | None, device: DeviceSpec) -> Models:
-    """The models of a deployment.
+def models_of(
+    serving: Serving,
+    target: ModelInput,
+    draft: ModelInput | None,
+    device: DeviceSpec,
+    stage: Stage,
+    drafts: bool = True,
+) -> Models:
+    """The models of a deployment on a device with one stage of the target, with the drafter or without.
 
     Raises:
-        CannotTell: a format, head or layer that specplan does not know, or several devices in a row.
+        CannotTell: a format, head or layer that specplan does not know.
     """
-    pipeline = serving.pipeline_parallel
-    if pipeline is not None and pipeline.value > 1:
-        raise CannotTell(
-            f"{pipeline.origin} {pipeline.value}: layers on several devices are not modelled", pipeline.location
-        )
     devices = max(1, serving.tensor_parallel.value if serving.tensor_parallel is not None else 1)
     dtype = compute_dtype(target, serving.dtype.value if serving.dtype is not None else "auto", device)
     quantization = serving.quantization.value if serving.quantization is not None else None
-    drafter = drafter_memory(serving, target, draft, device, devices)
+    drafter = drafter_memory(serving, target, draft, device, devices) if drafts else NO_DRAFTER
     option = serving.kv_dtype.value if serving.kv_dtype is not None else "auto"
     draft_option = serving.draft_kv_dtype.value if serving.draft_kv_dtype is not None else option
     values = serving.values_dtype.value if serving.values_dtype is not None else option
     form, draft_form = cache_format(serving.engine, option, dtype), cache_format(serving.engine, draft_option, dtype)
     value_form = cache_format(serving.engine, values, dtype)
-    own = drafter.arch
     return Models(
         target.arch,
         float_bytes(dtype),
         devices,
-        weight_bytes(target, dtype, quantization, devices),
+        stage,
+        weight_bytes(target, dtype, quantization, devices, stage),
         drafter,
-        cache_of(target.arch, form, value_form, devices),
-        None if own is None else cache_of(own, draft_form, draft_form, devices),
+        cache_of(target.arch, form, value_form, devices, stage),
+        None if drafter.arch is None else cache_of(drafter.arch, draft_form, draft_form, devices, drafter.stage),
         serving.context.value if serving.context is not None else target.arch.max_position_embeddings,
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
+from specplan.arch import ModelArch
 from specplan.caches.kv_pages import sglang_slots
-from specplan.deployments.deployment import CannotTell
 from specplan.deployments.serving import Serving
 from specplan.device import DeviceSpec
 from specplan.engine_memory.budget import EngineBudget
+from specplan.engine_memory.kv import Cache
 from specplan.engine_memory.models import Models
 from specplan.engine_memory.weights import activation_bytes
 from specplan.provenance import Figure
@@ -14,19 +18,17 @@ from specplan.units import MIB
 
 #: What the default fraction leaves: a floor, and slack for parallel sizes (memory_hook.py, sizing after capture).
 _RESERVED, _PER_DEVICE = 1536 * MIB, 128 * MIB
+#: Families whose windowed layers have a pool of their own (is_hybrid_swa_model of srt/configs/model_config.py); the
+#: windowed layers of others cache whole sequences.
+_TWO_POOLS = ("gpt_oss",)
 
 
 def sglang_budget(serving: Serving, models: Models, device: DeviceSpec) -> EngineBudget:
     """A deployment of SGLang on one device.
 
     Raises:
-        CannotTell: layers with windows, whose pools SGLang sizes by a ratio of its own.
+        CannotTell: windowed layers in a pool whose size SGLang does not take from a ratio.
     """
-    if models.has_windows:
-        raise CannotTell(
-            "how SGLang divides its pool between windowed and full layers is not modelled: measure it",
-            serving.location,
-        )
     total = int(device.memory_bytes.value)
     free = total - int(device.context_bytes.value)
     limit = _limit(serving, models, total, free)
@@ -35,8 +37,9 @@ def sglang_budget(serving: Serving, models: Models, device: DeviceSpec) -> Engin
     steps = serving.num_speculative_tokens.value if serving.num_speculative_tokens is not None else 0
     rows = serving.num_verify_tokens if serving.speculates else 0
     slots = sglang_slots(models.context, max(1, steps), serving.topk, rows, page)
-    priced = _priced_draft(models)
-    slot_bytes = models.cache.slot_bytes + priced
+    priced = _priced_draft(serving, models)
+    slot_bytes = _token_bytes(serving, models.arch, models.cache) + priced
+    drafter = models.drafter.arch
     left = int(limit.value) - sum(part.bytes for part in static)
     sequences = serving.max_sequences.value if serving.max_sequences is not None else 1
     return EngineBudget(
@@ -47,7 +50,7 @@ def sglang_budget(serving: Serving, models: Models, device: DeviceSpec) -> Engin
         least_kv_bytes=slots * slot_bytes,
         slots=slots,
         slot_bytes=slot_bytes,
-        draft_slot_bytes=models.draft_slot_bytes,
+        draft_slot_bytes=0 if drafter is None else _token_bytes(serving, drafter, models.draft_cache),
         priced_draft_slot_bytes=priced,
         verify=_verify(models, sequences, rows),
         headroom=free - int(limit.value),
@@ -69,11 +72,29 @@ def _limit(serving: Serving, models: Models, total: int, free: int) -> Figure:
     )
 
 
-def _priced_draft(models: Models) -> int:
-    """SGLang prices the draft's layers as the target's: per layer its size, times the draft's layers."""
-    if models.drafter.arch is None:
+def _token_bytes(serving: Serving, arch: ModelArch, cache: Cache | None) -> int:
+    """A token of a model's cache (HybridSWAPoolConfigurator): windowed layers have a share of it, or all of it."""
+    if cache is None:
         return 0
-    return models.cache.slot_bytes // models.arch.num_hidden_layers * models.drafter.arch.num_hidden_layers
+    return cache.slot_bytes + math.ceil(cache.window_slot_bytes * _window_share(serving, arch))
+
+
+def _window_share(serving: Serving, arch: ModelArch) -> Fraction:
+    ratio = serving.window_ratio
+    if not arch.num_sliding_layers or arch.model_type not in _TWO_POOLS or ratio is None:
+        return Fraction(1)
+    return Fraction(str(ratio.value))
+
+
+def _priced_draft(serving: Serving, models: Models) -> int:
+    """SGLang prices the draft's layers as the target's: per layer its size, times the draft's layers."""
+    drafter, cache = models.drafter.arch, models.cache
+    if drafter is None:
+        return 0
+    each = (cache.slot_bytes + cache.window_slot_bytes) // models.stage.num_layers
+    windowed = drafter.num_sliding_layers
+    share = math.ceil(each * windowed * _window_share(serving, drafter))
+    return each * (drafter.num_hidden_layers - windowed) + share
 
 
 def _pool(serving: Serving, left: int, slot_bytes: int) -> Figure:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from specplan.caches.kv_pages import tensorrt_llm_slots
 from specplan.deployments.deployment import CannotTell
 from specplan.deployments.serving import Serving
 from specplan.device import DeviceSpec
 from specplan.engine_memory.budget import EngineBudget, Part
+from specplan.engine_memory.kv import Cache
 from specplan.engine_memory.models import Models
 from specplan.engine_memory.weights import activation_bytes
 from specplan.provenance import Figure
@@ -16,10 +19,15 @@ def tensorrt_llm_budget(serving: Serving, models: Models, device: DeviceSpec) ->
     """A deployment of TensorRT-LLM on one device.
 
     Raises:
-        CannotTell: layers with windows, whose blocks it keeps in pools of their own.
+        CannotTell: pools by window, which it makes where it is asked to.
     """
-    if models.has_windows:
-        raise CannotTell("TensorRT-LLM's pools for windowed layers are not modelled: measure it", serving.location)
+    if serving.windows is not None:
+        message = f"pools by window are not modelled: check without {serving.windows.origin}, which needs more"
+        raise CannotTell(message, serving.windows.location)
+    draft = models.draft_cache
+    models = dataclasses.replace(
+        models, cache=_without_windows(models.cache), draft_cache=None if draft is None else _without_windows(draft)
+    )
     total = int(device.memory_bytes.value)
     sequences = serving.max_sequences.value if serving.max_sequences is not None else 1
     rows = serving.batch_tokens.value if serving.batch_tokens is not None else 8192
@@ -48,6 +56,11 @@ def tensorrt_llm_budget(serving: Serving, models: Models, device: DeviceSpec) ->
         headroom=left - int(pool.value),
         num_sequences=sequences,
     )
+
+
+def _without_windows(cache: Cache) -> Cache:
+    """Windowed layers cache whole sequences where ``max_attention_window`` is not set (KVCacheManager)."""
+    return Cache(cache.slot_bytes + cache.window_slot_bytes, 0)
 
 
 def _pool(serving: Serving, left: int, slot_bytes: int) -> Figure:

@@ -7,7 +7,8 @@ from functools import lru_cache
 from specplan.arch import ModelArch
 from specplan.deployments.deployment import CannotTell
 from specplan.device import DeviceSpec
-from specplan.dtypes import FLOAT_BYTES, LIBRARY_FORMATS, STORED, canonical_dtype
+from specplan.dtypes import FLOAT_BYTES, LIBRARY_FORMATS, STORED, canonical_dtype, float_bytes
+from specplan.engine_memory.stages import Stage
 from specplan.errors import InputError
 from specplan.plan import ModelInput
 from specplan.provenance import Figure
@@ -39,7 +40,9 @@ def compute_dtype(model: ModelInput, option: str, device: DeviceSpec) -> str:
     return name
 
 
-def weight_bytes(model: ModelInput, dtype: str, quantization: str | None, devices: int) -> Figure:
+def weight_bytes(
+    model: ModelInput, dtype: str, quantization: str | None, devices: int, stage: Stage | None = None
+) -> Figure:
     """Weights of a model on one of the devices that share it.
 
     Args:
@@ -47,16 +50,23 @@ def weight_bytes(model: ModelInput, dtype: str, quantization: str | None, device
         dtype: of activations.
         quantization: the engine's option, None where the checkpoint decides.
         devices: that share the model; every one is taken to hold its equal part.
+        stage: the layers of these devices, None for all.
 
     Raises:
         CannotTell: a quantization while loading that specplan does not know.
     """
     name = _weight_dtype(model, dtype, quantization)
     try:
-        total = _total_bytes(model, name)
+        total, embedding, head = _bytes_of_parts(model, name)
     except InputError as error:
         raise CannotTell(f"weights of {model.reference}: {error}") from None
     where = "tensor shapes of the architecture" if model.arch.stored is None else "how the checkpoint is stored"
+    layers = model.arch.num_hidden_layers
+    if stage is not None:
+        total = stage.weight_bytes(total, embedding, head, layers)
+        if stage.num_layers != layers:
+            where += f", layers {stage.start} to {stage.end - 1} as equal parts" if stage.num_layers else ", no layers"
+            return Figure(-(-total // devices), "modelled", where)
     if devices == 1:
         return Figure(total, "exact", where)
     return Figure(-(-total // devices), "modelled", f"{where}, in {devices} equal parts")
@@ -77,7 +87,8 @@ def _weight_dtype(model: ModelInput, dtype: str, quantization: str | None) -> st
 
 
 @lru_cache(maxsize=256)
-def _total_bytes(model: ModelInput, dtype: str) -> int:
+def _bytes_of_parts(model: ModelInput, dtype: str) -> tuple[int, int, int]:
+    """Everything; the input embedding; the output head, 0 where that is the embedding."""
     from specplan.devices.bundled import device_profile
     from specplan.formulas.memory import MemoryModel  # late: sympy
     from specplan.planner.weights import target_weights
@@ -87,7 +98,21 @@ def _total_bytes(model: ModelInput, dtype: str) -> int:
     float_name = name if name in FLOAT_BYTES else "float16"
     workload = Workload(1, 1, name, float_name, name, float_name)
     ledger = MemoryModel(Scenario(model.arch, None, device, workload, _PLAIN)).ledger()
-    return ledger.by_name()["target.weights"].bytes
+    embedding, head = _ends(model.arch, name)
+    return ledger.by_name()["target.weights"].bytes, embedding, head
+
+
+def _ends(arch: ModelArch, dtype: str) -> tuple[int, int]:
+    """Bytes of the embedding and of the head."""
+    shape = (arch.vocab_size, arch.hidden_size)
+    if arch.stored is None:
+        size = shape[0] * shape[1] * float_bytes(dtype)
+        return size, 0 if arch.tie_word_embeddings else size
+    sizes = {"embedding": 0, "head": 0}
+    for form, kind, count in arch.stored.counts():
+        if kind in sizes:
+            sizes[kind] += count * form.matrix_bytes(*shape)
+    return sizes["embedding"], sizes["head"]
 
 
 def activation_bytes(arch: ModelArch, rows: int, element_bytes: int, devices: int) -> Figure:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from specplan.atomic import write_atomically
+from specplan.deployments.source import Location
 from specplan.errors import InputError
+from specplan.output.code_quality import code_quality
 from specplan.output.junit import junit
 from specplan.output.sarif import sarif
 from specplan.rules.finding import Finding, Unknown
@@ -23,12 +28,23 @@ def report_text(report: Report, output_format: str) -> str:
     Raises:
         InputError: no such format.
     """
-    formats = {
-        "text": _text, "json": _json, "github": _github, "markdown": _markdown, "sarif": sarif, "junit": junit,
-    }  # fmt: skip
-    if output_format not in formats:
-        raise InputError(f"format {output_format!r}: one of {', '.join(formats)}")
-    return formats[output_format](report)
+    if output_format not in _FORMATS:
+        raise InputError(f"format {output_format!r}: one of {', '.join(_FORMATS)}")
+    return _FORMATS[output_format](report)
+
+
+def write_reports(report: Report, files: Sequence[str]) -> None:
+    """Write the report into files, each said as ``FORMAT=FILE``.
+
+    Raises:
+        InputError: not of that form, or no such format.
+        EnvironmentProblem: a file cannot be written.
+    """
+    for file in files:
+        output_format, equals, path = file.partition("=")
+        if not equals or not path:
+            raise InputError(f"--report {file!r}: write FORMAT=FILE, for example sarif=specplan.sarif")
+        write_atomically(Path(path), report_text(report, output_format))
 
 
 def _text(report: Report) -> str:
@@ -86,11 +102,8 @@ def _with_fix(finding: Finding) -> str:
     return f"{finding.message}. Fix: {finding.fix}" if finding.fix else finding.message
 
 
-def _annotation(level: str, location: object, title: str, message: str) -> str:
+def _annotation(level: str, location: Location, title: str, message: str) -> str:
     """A workflow command; its properties and its text have escapes of their own."""
-    from specplan.deployments.source import Location
-
-    assert isinstance(location, Location)
     file, title = _escaped(location.file, True), _escaped(f"specplan {title}", True)
     return f"::{level} file={file},line={location.line},col={location.column},title={title}::{_escaped(message, False)}"
 
@@ -113,3 +126,9 @@ def _markdown(report: Report) -> str:
 
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+_FORMATS: dict[str, Callable[[Report], str]] = {
+    "text": _text, "json": _json, "github": _github, "gitlab": code_quality, "markdown": _markdown, "sarif": sarif,
+    "junit": junit,
+}  # fmt: skip

@@ -73,7 +73,7 @@ def _result(finding: Finding, codes: list[str], silenced: bool) -> dict[str, Any
         "partialFingerprints": {"specplan/v1": fingerprint(finding)},
     }
     if finding.figures:
-        result["properties"] = {"figures": finding.figures, "suggestion": finding.suggestion}
+        result["properties"] = {"figures": finding.figures, "nearest": list(finding.nearest)}
     if silenced:
         result["suppressions"] = [{"kind": "inSource"}]
     return result

@@ -9,6 +9,8 @@ from specplan.deployments.source import Location
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+#: Settings by the names that specplan.toml has for them, or else the engine.
+Configuration = dict[str, int | float | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +22,9 @@ class Finding:
         severity: error: it fails or loses what it claims; warning: it wastes, or rests on modelled bytes; note.
         location: of the setting that a user would change.
         message: what is wrong, with figures and their sources.
-        fix: the nearest configuration without the finding; empty where there is none.
+        fix: what to write instead; empty where nobody knows.
         figures: bytes and counts of the message, for programs.
-        suggestion: settings of the fix by name, for programs.
+        nearest: configurations without the finding, nearest first; each is enough by itself.
     """
 
     code: str
@@ -31,7 +33,7 @@ class Finding:
     message: str
     fix: str = ""
     figures: dict[str, int] = field(default_factory=dict)
-    suggestion: dict[str, int | float | str] = field(default_factory=dict)
+    nearest: tuple[Configuration, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

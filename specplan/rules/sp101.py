@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specplan.rules.finding import Finding
-from specplan.rules.nearest import devices_that_fit, fits_without_draft, fraction_that_fits, largest_context
+from specplan.rules.finding import Configuration, Finding
+from specplan.rules.nearest import devices_that_fit, fits_without_draft, nearest
 from specplan.rules.plans import plan_findings
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
-from specplan.rules.text import figures, kv_text, limit_text, parts_text
+from specplan.rules.text import figures, kv_text, limit_text, nearest_text, parts_text
 from specplan.units import format_bytes
 
 #: Engines that place the KV of all sequences while loading.
@@ -21,37 +21,38 @@ def check(subject: Subject) -> Iterator[Finding]:
     if subject.deployment.get("plan") is not None:
         yield from plan_findings(subject, "SP101")
         return
-    budget = subject.budget
+    budget, fixed = subject.budget, subject.serving.kv_bytes
     places_all = subject.serving.engine in _PLACES_ALL
-    needed = budget.needed_bytes if places_all else budget.static_bytes
+    placed = budget.least_kv_bytes if places_all else fixed.value if fixed is not None else 0
+    needed = budget.static_bytes + placed
     shortfall = needed - int(budget.limit.value)
     if shortfall <= 0 or fits_without_draft(subject) is not None:
         return
-    serving, (fix, suggestion) = subject.serving, _nearest(subject, shortfall)
-    certain = budget.surely_does_not_fit if places_all else budget.certain_bytes > int(budget.limit.value)
+    serving, configurations = subject.serving, _nearest(subject)
+    certain = budget.certain_bytes + placed > int(budget.limit.value)
+    kv = kv_text(budget) if fixed is None else f"KV {format_bytes(fixed.value)} ({fixed.origin})"
     yield Finding(
         "SP101",
         "error" if certain else "warning",
-        subject.location_of(serving.fraction, serving.budget, serving.context if places_all else None, serving.model),
-        f"does not fit {subject.device.name}: {parts_text(budget)}; {kv_text(budget)}: "
+        subject.location_of(
+            fixed, serving.fraction, serving.budget, serving.context if places_all else None, serving.model
+        ),
+        f"does not fit {subject.device.name}: {parts_text(budget)}; {kv}: "
         f"{format_bytes(shortfall)} more than {limit_text(budget)}",
-        fix,
+        nearest_text(configurations) or f"take a quantized checkpoint, or a device with {format_bytes(shortfall)} more",
         {**figures(budget), "shortfall_bytes": shortfall},
-        suggestion,
+        configurations,
     )
 
 
-def _nearest(subject: Subject, shortfall: int) -> tuple[str, dict[str, int | float | str]]:
-    fraction = fraction_that_fits(subject)
-    if fraction is not None:
-        return f"raise the memory fraction to {fraction}", {"memory_fraction": fraction}
-    context = largest_context(subject) if subject.serving.engine in _PLACES_ALL else None
-    if context is not None:
-        return f"a context of {context} fits", {"context": context}
-    devices = devices_that_fit(subject) if subject.serving.engine not in _PLACES_ALL else None
-    if devices is not None:
-        return f"share the model over {devices} devices", {"tensor_parallel_size": devices}
-    return f"take a quantized checkpoint, or a device with {format_bytes(shortfall)} more", {}
+def _nearest(subject: Subject) -> tuple[Configuration, ...]:
+    """One or several settings; a fixed KV size that leaves room; else more devices, where an engine shares a model."""
+    budget, fixed = subject.budget, subject.serving.kv_bytes
+    room = budget.device_bytes - budget.static_bytes
+    if fixed is not None and 0 < room < fixed.value:
+        return ({"kv_cache_bytes": room},)
+    found = nearest(subject)
+    return found or (() if subject.serving.engine in _PLACES_ALL else devices_that_fit(subject))
 
 
 RULE = Rule(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from specplan.rules.finding import Finding
-from specplan.rules.nearest import fits_without_draft, fraction_that_fits, largest_context
+from specplan.rules.nearest import fits_without_draft, nearest
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
-from specplan.rules.text import figures, kv_text, limit_text, parts_text
+from specplan.rules.text import figures, kv_text, limit_text, nearest_text, parts_text
 from specplan.units import format_bytes
 
 
@@ -21,7 +21,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     if plain is None:
         return
     missing = max(budget.static_bytes - int(budget.limit.value), budget.least_kv_bytes - int(budget.pool.value))
-    fix, suggestion = _nearest(subject)
+    configurations = nearest(subject)
     yield Finding(
         "SP102",
         "error" if budget.surely_does_not_fit else "warning",
@@ -29,19 +29,10 @@ def check(subject: Subject) -> Iterator[Finding]:
         f"fits {subject.device.name} only without the draft, which takes "
         f"{format_bytes(budget.needed_bytes - plain.needed_bytes)}: {parts_text(budget)}; {kv_text(budget)}: "
         f"{format_bytes(missing)} more than {limit_text(budget)}",
-        fix,
+        f"{nearest_text(configurations) or 'take a smaller or quantized draft'}; or propose with n-grams",
         {**figures(budget), "shortfall_bytes": missing, "draft_bytes": budget.needed_bytes - plain.needed_bytes},
-        suggestion,
+        configurations,
     )
-
-
-def _nearest(subject: Subject) -> tuple[str, dict[str, int | float | str]]:
-    fraction, context = fraction_that_fits(subject), largest_context(subject)
-    if fraction is not None:
-        return f"raise the memory fraction to {fraction}", {"memory_fraction": fraction}
-    if context is not None:
-        return f"a context of {context} fits with the draft; or propose with n-grams", {"context": context}
-    return "propose with n-grams, take a smaller or quantized draft, or serve without one", {}
 
 
 RULE = Rule(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specplan.deployments.serving import Given
-from specplan.rules.finding import Finding
-from specplan.rules.nearest import candidate, largest
+from specplan.engine_memory.budget import EngineBudget
+from specplan.rules.finding import Configuration, Finding
+from specplan.rules.nearest import candidate, largest, nearest
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
+from specplan.rules.text import nearest_text
 from specplan.units import format_bytes
 
 
@@ -21,8 +22,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     need, room = int(budget.verify.value), budget.headroom
     if need <= room or not need or not budget.fits:
         return
-    sequences = largest(budget.num_sequences, lambda count: _verifies(subject, candidate(subject, count)))
-    fix = f"at most {sequences} sequences at once" if sequences else "lower the memory fraction"
+    configurations = (*_lower_fraction(subject), *nearest(subject, _verifies))
     yield Finding(
         "SP103",
         "warning",
@@ -30,15 +30,27 @@ def check(subject: Subject) -> Iterator[Finding]:
         f"no headroom for verify rows: {budget.num_sequences} sequences of {serving.num_verify_tokens} rows need "
         f"{format_bytes(need)} (modelled: {budget.verify.reference}), {format_bytes(max(0, room))} are left beside "
         f"{budget.limit.reference}",
-        f"{fix}, or fewer drafted tokens",
+        nearest_text(configurations) or "serve without speculation",
         {"verify_bytes": need, "headroom_bytes": max(0, room), "num_sequences": budget.num_sequences},
-        {"max_sequences": sequences} if sequences else {},
+        configurations,
     )
 
 
-def _verifies(subject: Subject, sequences: Given[int]) -> bool:
-    budget = subject.budget_with(max_sequences=sequences)
+def _verifies(budget: EngineBudget) -> bool:
     return int(budget.verify.value) <= budget.headroom
+
+
+def _lower_fraction(subject: Subject) -> tuple[Configuration, ...]:
+    """The largest fraction, in steps of 0.01, that leaves headroom, where it still fits."""
+    fraction = subject.serving.fraction
+    if fraction is None or subject.serving.kv_bytes is not None:
+        return ()
+
+    def at(hundredths: int) -> EngineBudget:
+        return subject.budget_with(fraction=candidate(subject, hundredths / 100))
+
+    found = largest(int(fraction.value * 100), lambda hundredths: _verifies(at(hundredths)))
+    return ({"memory_fraction": found / 100},) if found and at(found).fits else ()
 
 
 RULE = Rule(

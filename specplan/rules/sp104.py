@@ -29,9 +29,9 @@ def check(subject: Subject) -> Iterator[Finding]:
         fixed.location,
         f"{fixed.origin} {format_bytes(fixed.value)} leaves no room for the draft on {subject.device.name}: "
         f"{parts_text(budget)}: {format_bytes(fixed.value - room)} too many",
-        f"{fixed.origin} {max(0, room)}",
+        f"{fixed.origin} {room}" if room > 0 else "leave it out, and take a smaller draft",
         {"kv_bytes": fixed.value, "room_bytes": room},
-        {"kv_bytes": max(0, room)},
+        ({"kv_cache_bytes": room},) if room > 0 else (),
     )
 
 

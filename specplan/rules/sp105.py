@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from specplan.rules.finding import Finding
+from specplan.rules.nearest import nearest
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
+from specplan.rules.text import nearest_text
 from specplan.units import format_bytes
 
 
@@ -37,7 +39,7 @@ def _of_total(subject: Subject) -> Iterator[Finding]:
         "vLLM refuses to start",
         f"{fraction.origin} {most}",
         {"asked_bytes": int(fraction.value * total), "free_bytes": total - context},
-        {"memory_fraction": most},
+        ({"memory_fraction": most},),
     )
 
 
@@ -56,9 +58,9 @@ def _of_free(subject: Subject) -> Iterator[Finding]:
         f"{fraction.origin} {fraction.value} is of the memory that is free after loading: the KV pool gets "
         f"{format_bytes(int(budget.pool.value))}, one sequence needs {format_bytes(budget.least_kv_bytes)}; of total "
         "memory, as vLLM counts, it would be enough",
-        f"{fraction.origin} {least}" if least < 1 else "shorten the context",
+        f"{fraction.origin} {least}" if least < 1 else nearest_text(nearest(subject)),
         {"pool_bytes": int(budget.pool.value), "kv_bytes": budget.least_kv_bytes},
-        {"memory_fraction": least} if least < 1 else {},
+        ({"memory_fraction": least},) if least < 1 else nearest(subject),
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specplan.rules.finding import Finding
-from specplan.rules.nearest import fits_without_draft, fraction_that_fits, largest_context
+from specplan.engine_memory.budget import EngineBudget
+from specplan.rules.finding import Configuration, Finding
+from specplan.rules.nearest import devices_that_fit, fits_without_draft, nearest
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
-from specplan.rules.text import figures, kv_text, parts_text
+from specplan.rules.text import figures, kv_text, nearest_text, parts_text
 from specplan.units import format_bytes
 
 _PLACES_ALL = ("llama.cpp", "specplan")
@@ -27,20 +28,31 @@ def check(subject: Subject) -> Iterator[Finding]:
         return
     if serving.kv_bytes is None and fits_without_draft(subject) is not None:
         return
-    context, fraction = largest_context(subject), fraction_that_fits(subject)
-    fixes = [f"a context of {context} fits"] if context else []
-    fixes += [f"a memory fraction of {fraction} holds it"] if fraction else []
-    suggestion: dict[str, int | float | str] = {"context": context} if context else {}
+    configurations = (*_larger_pool(subject, sequence), *nearest(subject, _holds_a_sequence)) or devices_that_fit(
+        subject
+    )
     yield Finding(
         "SP106",
         "error" if budget.surely_does_not_fit else "warning",
         subject.location_of(serving.context, serving.kv_bytes, serving.kv_tokens, serving.fraction, serving.model),
         f"the context is beyond the KV that remains on {subject.device.name}: {kv_text(budget)} for one sequence, the "
         f"pool has {format_bytes(max(0, pool))} ({budget.pool.reference}) beside {parts_text(budget)}",
-        ", or ".join(fixes) or "share the model over more devices",
+        nearest_text(configurations) or "cache keys and values in fewer bits",
         figures(budget),
-        {**suggestion, **({"memory_fraction": fraction} if fraction else {})},
+        configurations,
     )
+
+
+def _holds_a_sequence(budget: EngineBudget) -> bool:
+    """A fixed pool is as large as it is, whatever a sequence needs."""
+    return budget.fits and budget.slots * budget.slot_bytes <= int(budget.pool.value)
+
+
+def _larger_pool(subject: Subject, sequence: int) -> tuple[Configuration, ...]:
+    """A fixed KV size that holds a sequence, where the device has room for it."""
+    fixed, budget = subject.serving.kv_bytes, subject.budget
+    has_room = sequence <= budget.device_bytes - budget.static_bytes
+    return ({"kv_cache_bytes": sequence},) if fixed is not None and has_room else ()
 
 
 RULE = Rule(

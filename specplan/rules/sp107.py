@@ -29,7 +29,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         f"takes: the pool holds {got} tokens instead of {possible}",
         f"set --max-total-tokens {possible} if the memory is measured to be free",
         {"priced_bytes": priced, "actual_bytes": actual, "tokens": got, "possible_tokens": possible},
-        {"max_total_tokens": possible},
+        ({"max_total_tokens": possible},),
     )
 
 

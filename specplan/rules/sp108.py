@@ -26,7 +26,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         f"the model is shared over {wanted} devices, the container gets {have} ({serving.num_gpus.origin})",
         f"ask for {wanted} devices",
         {"num_devices": wanted, "num_gpus": have},
-        {"num_gpus": wanted},
+        ({"num_gpus": wanted},),
     )
 
 

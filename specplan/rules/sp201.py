@@ -30,7 +30,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         f"{serving.title} wants {allowed}",
         "use_heterogeneous_vocab: true" if serving.engine == "vllm" else "take a draft with the target's vocabulary",
         {"target_vocab_size": sizes[0], "draft_vocab_size": sizes[1]},
-        {"speculative_config.use_heterogeneous_vocab": "true"} if serving.engine == "vllm" else {},
+        ({"speculative_config.use_heterogeneous_vocab": "true"},) if serving.engine == "vllm" else (),
     )
 
 

@@ -14,9 +14,10 @@ def check(subject: Subject) -> Iterator[Finding]:
     serving, context = subject.serving, subject.serving.context
     if context is None or context.is_default:
         return
-    each = context.value
+    slots = 1
     if serving.engine == "llama.cpp" and not serving.unified_kv and serving.max_sequences is not None:
-        each = context.value // max(1, serving.max_sequences.value)
+        slots = max(1, serving.max_sequences.value)
+    each = context.value // slots
     trained = subject.target.arch.max_position_embeddings
     if each > trained and not (serving.engine == "llama.cpp" and serving.unified_kv):
         yield Finding(
@@ -26,7 +27,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             f"{context.origin}: {each} tokens per sequence, {subject.target.reference} was trained for {trained}",
             f"at most {trained} tokens per sequence",
             {"context": each, "trained": trained},
-            {"context": trained},
+            ({"context": trained * slots},),
         )
     draft = subject.draft
     if draft is not None and min(each, trained) > draft.arch.max_position_embeddings:
@@ -39,6 +40,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             "beyond that it proposes noise",
             f"a context of {limit}, or a draft for longer ones",
             {"context": min(each, trained), "trained": limit},
+            ({"context": limit * slots},),
         )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specplan.rules.finding import Finding
+from specplan.rules.finding import Configuration, Finding
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
+
+_THREE: tuple[Configuration, ...] = ({"num_speculative_tokens": 3},)
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -17,10 +19,12 @@ def check(subject: Subject) -> Iterator[Finding]:
     tokens, method = serving.num_speculative_tokens, serving.method
     assert method is not None
     if tokens is not None and tokens.value < 1:
-        yield Finding("SP206", "error", tokens.location, f"{tokens.origin} is {tokens.value}: at least 1", "draft 3")
+        yield Finding(
+            "SP206", "error", tokens.location, f"{tokens.origin} is {tokens.value}: at least 1", "draft 3", {}, _THREE
+        )
     if tokens is None and serving.engine == "vllm" and method.value == "draft_model":
         message = "vLLM needs num_speculative_tokens for a draft model"
-        yield Finding("SP206", "error", method.location, message, '"num_speculative_tokens": 3')
+        yield Finding("SP206", "error", method.location, message, '"num_speculative_tokens": 3', {}, _THREE)
     yield from _forced(subject)
 
 
@@ -38,7 +42,7 @@ def _forced(subject: Subject) -> Iterator[Finding]:
             f"{said.name} {said.value} counts the root: with one branch SGLang makes it {serving.num_verify_tokens}",
             f"{said.name} {serving.num_verify_tokens}",
             {"num_verify_tokens": serving.num_verify_tokens},
-            {"speculative_num_draft_tokens": serving.num_verify_tokens},
+            ({"speculative_num_draft_tokens": serving.num_verify_tokens},),
         )
 
 

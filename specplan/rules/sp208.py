@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specplan.rules.finding import Finding
+from specplan.rules.finding import Configuration, Finding
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
+
+_NINE_TENTHS: tuple[Configuration, ...] = ({"memory_fraction": 0.9},)
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -18,7 +20,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     fraction = serving.fraction
     if fraction is not None and not 0 < fraction.value <= 1:
         message = f"{fraction.origin} {fraction.value} is not a fraction: above 0, at most 1"
-        yield Finding("SP208", "error", fraction.location, message, f"{fraction.origin} 0.9")
+        yield Finding("SP208", "error", fraction.location, message, f"{fraction.origin} 0.9", {}, _NINE_TENTHS)
     for value in (serving.context, serving.max_sequences, serving.batch_tokens, serving.page_size):
         if value is not None and value.value < 1:
             message = f"{value.origin} {value.value}: at least 1"

@@ -35,7 +35,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         f"{now:.2f} times plain decoding, {found.best:.2f} with {found.best_gamma} ({found.basis})",
         plural(found.best_gamma, "drafted token"),
         {"num_speculative_tokens": tokens.value, "best": found.best_gamma},
-        {"num_speculative_tokens": found.best_gamma},
+        ({"num_speculative_tokens": found.best_gamma},),
     )
 
 

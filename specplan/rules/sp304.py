@@ -35,7 +35,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         f"plain decoding with {tokens.value} drafted tokens, {alone.at(tokens.value):.2f} for one ({together.basis})",
         f"at most {most} sequences at once, or no speculation" if most else "serve without speculation",
         {"num_sequences": batch, "most": most},
-        {"max_sequences": most} if most else {},
+        ({"concurrency": most},) if most else (),
     )
 
 

@@ -17,7 +17,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     method = subject.deployment.get("--spec-method", "speculative_config.method")
     if subject.deployment.engine == "vllm" and method is not None and method.value.endswith("_mtp"):
         message = f"vLLM calls the method {method.value} deprecated"
-        yield Finding("SP402", "warning", method.location, message, "mtp", {}, {method.name: "mtp"})
+        yield Finding("SP402", "warning", method.location, message, "mtp", {}, ({method.name: "mtp"},))
 
 
 RULE = Rule(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from specplan.engine_memory.budget import EngineBudget
+from specplan.rules.finding import Configuration
 from specplan.units import format_bytes
 
 _SHOWN = 5
+_SETTINGS = {
+    "memory_fraction": "a memory fraction of {}", "num_speculative_tokens": "{} drafted tokens per step",
+    "concurrency": "{} sequences at once", "context": "a context of {}", "tensor_parallel_size": "{} devices",
+    "kv_cache_bytes": "a KV size of {} bytes",
+}  # fmt: skip
 
 
 def parts_text(budget: EngineBudget) -> str:
@@ -36,6 +44,13 @@ def figures(budget: EngineBudget) -> dict[str, int]:
         "slots": budget.slots,
         "slot_bytes": budget.slot_bytes,
     }
+
+
+def nearest_text(configurations: Sequence[Configuration]) -> str:
+    """Alternatives: ``a memory fraction of 0.95 with a context of 2048, or 2 devices``; empty without one."""
+    return ", or ".join(
+        " with ".join(_SETTINGS[name].format(value) for name, value in each.items()) for each in configurations
+    )
 
 
 def plural(number: int, noun: str) -> str:

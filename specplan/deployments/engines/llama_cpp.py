@@ -25,7 +25,6 @@ def llama_cpp_serving(deployment: Deployment) -> Serving:
     tokens = _drafted(read, method)
     slots = read.integer("--parallel")
     automatic = slots is None or (not isinstance(slots, Unsaid) and slots.value < 0)
-    layers = read.text("--gpu-layers")
     fit = read.text("--fit")
     context = read.integer("--ctx-size")
     return Serving(
@@ -48,10 +47,16 @@ def llama_cpp_serving(deployment: Deployment) -> Serving:
         page_size=read.default(256),
         tensor_parallel=read.default(1),
         unified_kv=automatic or read.switch("--kv-unified"),
-        partial_offload=layers if layers is not None and layers.value not in ("auto", "all") else None,
+        partial_offload=_partial(read.text("--gpu-layers")),
+        partial_draft_offload=_partial(read.text("--spec-draft-ngl")),
         fits_itself=fit is None or fit.value.lower() in ("on", "1", "true", "enabled"),
         revision=None,
     )
+
+
+def _partial(layers: Given[str] | None) -> Given[str] | None:
+    """A number of layers; what is not said, ``auto`` and ``all`` are all of them."""
+    return layers if layers is None or isinstance(layers, Unsaid) or layers.value not in ("auto", "all") else None
 
 
 def _method(read: SettingReader) -> Given[Method] | None:

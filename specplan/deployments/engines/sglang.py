@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from specplan.deployments.deployment import Deployment
-from specplan.deployments.serving import Given, Method, Serving, SettingReader
+from specplan.deployments.deployment import CannotTell, Deployment
+from specplan.deployments.serving import Given, Method, Serving, SettingReader, Unsaid
 
 _READ = "0.5.23"
 _METHODS: dict[str, Method] = {
@@ -14,6 +14,7 @@ _METHODS: dict[str, Method] = {
 _STEPS, _LLAMA_STEPS = (3, 1, 4), (5, 4, 8)
 _NGRAM_TOKENS = 12
 _DEFAULT_RUNNING = 48
+_WINDOW_RATIO = 0.8
 
 
 def sglang_serving(deployment: Deployment) -> Serving:
@@ -49,6 +50,7 @@ def sglang_serving(deployment: Deployment) -> Serving:
         pipeline_parallel=read.integer("--pp-size") or read.default(1),
         fraction=read.number("--mem-fraction-static"),
         kv_tokens=read.integer("--max-total-tokens"),
+        window_ratio=_window_ratio(read, deployment),
         captures_graphs=not read.switch("--disable-cuda-graph"),
         lossy=_lossy(read),
         revision=read.text("--revision"),
@@ -81,6 +83,17 @@ def _shape(
     if branches == 1:  # forced by SGLang, whatever is said
         return steps, 1, steps.value + 1
     return steps, branches, rows.value if rows is not None else 1 + branches * steps.value
+
+
+def _window_ratio(read: SettingReader, deployment: Deployment) -> Given[float] | None:
+    """``swa_full_tokens_ratio``; without a radix cache, a stated number of requests sizes the pool instead."""
+    if read.switch("--disable-hybrid-swa-memory"):
+        return None
+    plain = deployment.get("--disable-radix-cache")
+    if plain is not None and deployment.get("--max-running-requests") is not None:
+        message = "how SGLang sizes the pool of windowed layers without a radix cache is not modelled: measure it"
+        return Unsaid(CannotTell(message, plain.location), plain.name, deployment.location)
+    return read.number("--swa-full-tokens-ratio") or read.default(_WINDOW_RATIO)
 
 
 def _lossy(read: SettingReader) -> tuple[Given[str], ...]:

@@ -56,6 +56,7 @@ def tensorrt_llm_serving(deployment: Deployment) -> Serving:
         or read.default(_FRACTION),
         kv_bytes=read.integer("kv_cache_config.max_gpu_total_bytes"),
         kv_tokens=read.integer("kv_cache_config.max_tokens"),
+        windows=read.text("kv_cache_config.max_attention_window"),
         overlap=not read.switch("disable_overlap_scheduler"),
         revision=read.text("--revision"),
     )

@@ -63,8 +63,9 @@ _DRAFTERS: dict[str, dict[str, str]] = {
     "tensorrt-llm": {"draft_model": "Draft_Target", "ngram": "NGram", "eagle3": "Eagle3", "mtp": "MTP"},
 }
 _NEEDS_METHOD = ("sglang", "llama.cpp", "tensorrt-llm")
-_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*deployment[ \t]*\]\]", re.MULTILINE)
-_KEY = re.compile(r"^[ \t]*([\w-]+)[ \t]*=", re.MULTILINE)
+#: Where a table begins, and where a key of it stands.
+HEADER = re.compile(r"^[ \t]*\[\[[ \t]*deployment[ \t]*\]\]", re.MULTILINE)
+KEY = re.compile(r"^[ \t]*([\w-]+)[ \t]*=", re.MULTILINE)
 
 
 def read_toml(source: Source) -> list[Deployment]:
@@ -80,7 +81,7 @@ def read_toml(source: Source) -> list[Deployment]:
     tables = data.get("deployment", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InputError(f"{source.path}: deployment must be a list of tables: write [[deployment]]")
-    starts = [match.start() for match in _HEADER.finditer(source.text)]
+    starts = [match.start() for match in HEADER.finditer(source.text)]
     if len(starts) != len(tables):
         raise InputError(f"{source.path}: write every deployment as a [[deployment]] table of its own")
     ends = [*starts[1:], len(source.text)]
@@ -88,7 +89,7 @@ def read_toml(source: Source) -> list[Deployment]:
 
 
 def _deployment(source: Source, table: dict[str, Any], start: int, end: int) -> Deployment:
-    places = {match.group(1): match.start(1) for match in _KEY.finditer(source.text, start, end)}
+    places = {match.group(1): match.start(1) for match in KEY.finditer(source.text, start, end)}
     header = source.location(source.text.index("[[", start))
 
     def place(key: str) -> Location:
@@ -128,8 +129,17 @@ def _settings(engine: Engine, table: dict[str, Any], place: Any) -> Iterator[Set
         if name is None:
             continue
         text = scalar_text(value)
+        if key == "num_speculative_tokens" and table.get("drafter") == "ngram":
+            name, text = _ngram_tokens(engine, name, text)
         if key == "drafter":
             text = _DRAFTERS.get(engine, {}).get(text, text)
         yield Setting(name, text, place(key), key)
     if "draft" in table and "drafter" not in table and engine in _NEEDS_METHOD:
         yield Setting(options["drafter"], _DRAFTERS[engine]["draft_model"], place("draft"), "draft")
+
+
+def _ngram_tokens(engine: Engine, name: str, text: str) -> tuple[str, str]:
+    """Options of their own for drafted n-grams; SGLang counts the root."""
+    if engine == "sglang" and text.isdigit():
+        return "--speculative-num-draft-tokens", str(int(text) + 1)
+    return ("--spec-ngram-mod-n-max" if engine == "llama.cpp" else name), text
