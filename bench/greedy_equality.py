@@ -14,10 +14,10 @@ import sys
 import torch
 from tabulate import tabulate
 
-from bench.decoding import reference_model, theirs
-from specplan.plan import Plan
-from specplan.planner.analyze import analyze
-from specplan.planner.ask import ask
+from bench.ours import Models, engine_of, plan_of
+from bench.reference import generate, load_reference
+from specplan.models.resolve import resolve_model
+from specplan.speculation import Drafter
 from specplan_runtime import Engine
 from specplan_runtime.engine import Request
 from specplan_runtime.text import Tokenizer
@@ -46,18 +46,10 @@ PROMPTS = [
 ]
 
 
-def engine_for(model: str, drafter: str, gamma: int | None, batch_size: int) -> Engine:
-    draft = model if drafter == "draft_model" else None
-    plan = analyze(
-        ask(
-            model=model, draft=draft, gpu="local", drafter=drafter, context=256, batch_size=batch_size,
-            dtype="float32", num_speculative_tokens=gamma,
-        )
-    )  # fmt: skip
-    assert isinstance(plan, Plan), "the model does not fit this machine"
-    engine = Engine(plan)
-    engine.assembly.eos_token_ids = ()
-    return engine
+def engine_for(model: str, drafter: Drafter, gamma: int | None, batch_size: int) -> Engine:
+    """Whose texts have no end but the asked number of tokens."""
+    plan = plan_of(Models(model, model), drafter, 256, gamma=gamma, batch_size=batch_size)
+    return engine_of(plan, ())
 
 
 def main() -> int:
@@ -67,12 +59,12 @@ def main() -> int:
     parser.add_argument("--gammas", type=int, nargs="+", default=list(range(1, 9)))
     parser.add_argument("--drafters", nargs="+", default=["ngram", "draft_model", "early_exit"])
     options = parser.parse_args()
-    plain = engine_for(options.model, "none", None, 1)
-    tokenizer = Tokenizer(plain.plan.inputs.target)
+    target = resolve_model(options.model)
+    tokenizer = Tokenizer(target)
     prompts = [tokenizer.encode_prompt(text, raw=False) for text in PROMPTS]
-    model = reference_model(plain)
-    expected = [theirs(model, prompt, options.tokens)[1] for prompt in prompts]
-    del model, plain
+    reference = load_reference(target, torch.float32)
+    expected = [list(generate(reference, prompt, options.tokens).tokens) for prompt in prompts]
+    del reference
     rows = []
     for drafter, gamma in [
         ("none", None),

@@ -66,7 +66,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     A storage that is an operator's argument before any operator returned it existed before the trace: weights,
     caches and inputs need no registration and are not counted. In inference mode composite operators arrive
-    whole and hide their temporaries: trace under ``no_grad``. What a kernel allocates inside itself is not seen.
+    whole and hide their temporaries: trace under ``no_grad``. What a kernel allocates inside itself is not seen, nor
+    what an opaque tensor (weights packed for oneDNN) holds.
 
     Args:
         device_types: count storages on these device types only, for example ``("meta",)``; None for all.
@@ -177,7 +178,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    """Those with a storage: weights that a kernel library packed are opaque."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
 
 
 def _key(tensor: torch.Tensor) -> int:

@@ -1,0 +1,117 @@
+"""Everything that bench.runtime runs: ways of ours and of transformers to answer the same prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+
+from bench.answers import Answer
+from bench.ours import PLAIN, Models, Seat, Setting, every_operator, plan_of
+from bench.reference import generate, generate_assisted, load_reference
+from specplan.models.resolve import resolve_model
+from specplan.speculation import Chain, Drafter
+from specplan_runtime.tracing.tracker import StorageTracker
+
+Side = Literal["specplan", "transformers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to generate.
+
+    Attributes:
+        side: whose code.
+        method: ``plain``, a drafter of ours, or one of theirs.
+        numbers: what it drafts per step.
+        answer: prompt and most tokens to an answer.
+        begin: called before the prompts of a category.
+        placed_bytes: that exist before generation begins, weights apart: our arena.
+    """
+
+    side: Side
+    method: str
+    numbers: str
+    answer: Callable[[Sequence[int], int], Answer]
+    begin: Callable[[], None]
+    placed_bytes: int
+
+    @property
+    def family(self) -> tuple[Side, str]:
+        """Contenders that differ in numbers only."""
+        return self.side, self.method
+
+
+def peak_bytes(contender: Contender, prompt: Sequence[int], tokens: int) -> int:
+    """Generation memory without weights: what was placed before, and the peak of storages while it generates."""
+    contender.begin()
+    with every_operator(), StorageTracker() as tracker:
+        contender.answer(prompt, tokens)
+    return contender.placed_bytes + tracker.peak_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is compared.
+
+    Attributes:
+        models: target and drafters.
+        context: tokens that our plans hold.
+        gammas: tokens per step that both sides try.
+        num_draft_nodes: of a tree over heads, None to let the planner choose.
+        stop: tokens that end a text.
+    """
+
+    models: Models
+    context: int
+    gammas: tuple[int, ...]
+    num_draft_nodes: int | None
+    stop: tuple[int, ...]
+
+
+def contenders(trial: Trial) -> list[Contender]:
+    """Load everything: one engine of ours (one more with heads), and transformers' models with weights of their own."""
+    return [*_ours(trial), *_theirs(trial)]
+
+
+def _ours(trial: Trial) -> Iterator[Contender]:
+    models, longest = trial.models, max(trial.gammas)
+    drafter: Drafter = "draft_model" if models.draft else "ngram"
+    seat = Seat(plan_of(models, drafter, trial.context, gamma=longest), trial.stop)
+    yield _seated(seat, PLAIN)
+    for name in dict.fromkeys((drafter, "ngram")):
+        for gamma in trial.gammas:
+            yield _seated(seat, Setting(name, Chain(gamma)))
+        yield _seated(seat, Setting(name, Chain(longest), adaptive=True))
+    if models.heads is not None:
+        plan = plan_of(models, "medusa", trial.context, num_draft_nodes=trial.num_draft_nodes)
+        seat = Seat(plan, trial.stop)
+        for adaptive in (False, True):
+            yield _seated(seat, Setting("medusa", plan.speculation.shape, adaptive))
+
+
+def _seated(seat: Seat, setting: Setting) -> Contender:
+    begin = partial(seat.choose, setting)
+    bytes_ = seat.generation_bytes(setting)
+    return Contender("specplan", setting.method, setting.numbers, seat.answer, begin, bytes_)
+
+
+def _theirs(trial: Trial) -> Iterator[Contender]:
+    models = trial.models
+    target = load_reference(resolve_model(models.target), getattr(torch, models.dtype))
+
+    def contender(method: str, number: int | None, answer: Callable[[Sequence[int], int], Answer]) -> Contender:
+        numbers = f"γ {number}" if number else ""
+        return Contender("transformers", method, numbers, answer, lambda: None, 0)
+
+    yield contender("plain", None, partial(generate, target, stop=trial.stop))
+    for gamma in trial.gammas:
+        lookup = partial(generate, target, stop=trial.stop, prompt_lookup_num_tokens=gamma)
+        yield contender("prompt lookup", gamma, lookup)
+    if models.draft is not None:
+        draft = load_reference(resolve_model(models.draft), getattr(torch, models.draft_dtype))
+        for gamma in trial.gammas:
+            yield contender("assisted", gamma, partial(generate_assisted, target, draft, gamma, stop=trial.stop))
