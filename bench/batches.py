@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tabulate import tabulate
-
 from bench.answers import decode_tokens_per_s
 from bench.batches_report import BatchLine, LossLine, to_json, to_table
 from bench.ours import PLAIN, Models, Seat, Setting, engine_of, plan_of
@@ -27,6 +25,7 @@ from specplan.models.resolve import resolve_model
 from specplan_runtime import Engine
 from specplan_runtime.engine import Request
 from specplan_runtime.text import Tokenizer
+
 #: Chain length of what cannot pay.
 _HOPELESS_GAMMA = 4
 
@@ -115,11 +114,11 @@ class Bench:
                 [partial(batch_speed, engine, speculating, prompts, options.tokens) for speculating in (False, True)],
                 options.repeats,
             )
+            estimate, ratios = said.estimate, [own / base for own, base in zip(drafted, plain, strict=True)]
             lines.append(
                 BatchLine(
-                    size, said.speculation.describe(), engine.stats.mean_accepted_length or 1.0,
-                    Spread.of(plain), said.estimate.baseline_tokens_per_s, Spread.of(drafted), said.estimate.tokens_per_s,
-                    Spread.of([own / base for own, base in zip(drafted, plain, strict=True)]),
+                    size, said.speculation.describe(), engine.stats.mean_accepted_length or 1.0, Spread.of(plain),
+                    estimate.baseline_tokens_per_s, Spread.of(drafted), estimate.tokens_per_s, Spread.of(ratios),
                 )
             )  # fmt: skip
         return lines

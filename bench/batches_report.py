@@ -75,7 +75,9 @@ def to_table(batches: Sequence[BatchLine], losses: Sequence[LossLine]) -> str:
         rows = [
             [line.speculation, line.plain.text(1), line.adaptive.text(1), _percent(line.loss)] for line in losses
         ]  # fmt: skip
-        parts.append(tabulate(rows, ["adaptive, stories", "plain", "adaptive", "loss"], "github", disable_numparse=True))
+        parts.append(
+            tabulate(rows, ["adaptive, stories", "plain", "adaptive", "loss"], "github", disable_numparse=True)
+        )
     return "\n\n".join(parts)
 
 
@@ -91,7 +93,9 @@ def _batch_table(batches: Sequence[BatchLine]) -> str:
     ]  # fmt: skip
     headers = ["batch", "speculation", "τ", "plain", "planned", "speculative", "planned", "ratio", "planned", "planner"]
     table = tabulate(rows, headers, "github", disable_numparse=True)
-    sources = dict.fromkeys(f"{f.source}: {f.reference}" for line in batches for f in (line.plain_said, line.drafted_said))
+    sources = dict.fromkeys(
+        f"{f.source}: {f.reference}" for line in batches for f in (line.plain_said, line.drafted_said)
+    )
     return "\n".join([table, "", *(f"planned tokens/s {source}" for source in sources)])
 
 

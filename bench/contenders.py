@@ -50,7 +50,7 @@ def peak_bytes(contender: Contender, prompt: Sequence[int], tokens: int) -> int:
     contender.begin()
     with every_operator(), StorageTracker() as tracker:
         contender.answer(prompt, tokens)
-    return contender.placed_bytes + tracker.peak_bytes
+    return contender.placed_bytes + int(tracker.peak_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,15 @@ at every depth); the functions that allocate logits are the same for today's spa
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
-import sys
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 from tabulate import tabulate
 from torch import nn
 
+from bench.medusa_code import CacheConfig, medusa_model, res_block
 from bench.medusa_reference import prefill_logits_rows, step_logits_rows
 from specplan_runtime.tracing.tracker import StorageTracker
 
@@ -30,29 +28,15 @@ _PROMPTS = (10, 100, 300)
 
 
 def _model(num_heads: int) -> Any:
-    """Medusa's model class around an embedding, without its loading of checkpoints and tokenizers."""
-    llama: Any = ModuleType("medusa.model.modeling_llama_kv")  # theirs needs transformers of 2023
-    llama.LlamaForCausalLM = object
-    sys.modules["medusa.model.modeling_llama_kv"] = llama
-    theirs: Any = importlib.import_module("medusa.model.medusa_model")
-
-    model = theirs.MedusaModel.__new__(theirs.MedusaModel)
-    nn.Module.__init__(model)
-    model.medusa = num_heads
-    blocks = (nn.Sequential(theirs.ResBlock(_HIDDEN), nn.Linear(_HIDDEN, _VOCAB, bias=False)) for _ in range(num_heads))
-    model.medusa_head = nn.ModuleList(blocks).half()
+    """Medusa's model around an embedding."""
+    blocks = (nn.Sequential(res_block(_HIDDEN), nn.Linear(_HIDDEN, _VOCAB, bias=False)) for _ in range(num_heads))
     embedding, head = nn.Embedding(_VOCAB, _HIDDEN).half(), nn.Linear(_HIDDEN, _VOCAB, bias=False).half()
 
     def body(input_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
         return (embedding(input_ids),)
 
-    body.medusa_mask = body.medusa_mode = None  # type: ignore[attr-defined]
-    config = SimpleNamespace(
-        num_hidden_layers=_LAYERS, num_attention_heads=2, max_position_embeddings=_POSITIONS, hidden_size=_HIDDEN
-    )
-    model.base_model = SimpleNamespace(model=body, lm_head=head, device="cpu", dtype=torch.float16, config=config)
-    model.tokenizer = SimpleNamespace(decode=lambda *_, **__: "", eos_token_id=-1)
-    return model
+    config = CacheConfig(_LAYERS, 2, _POSITIONS, _HIDDEN)
+    return medusa_model(body, head, nn.ModuleList(blocks).half(), config)
 
 
 def traced(choices: tuple[int, ...], prompt_rows: int, temperature: float) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from specplan_runtime.arena import Arena
 from specplan_runtime.drafters.base import NoDrafter
 from specplan_runtime.drafters.ngram import NgramDrafter
 from specplan_runtime.engine import Request
+from specplan_runtime.heads import Medusa
 from specplan_runtime.layout import place
 
 #: Ledger items that are no generation memory.
@@ -66,7 +67,8 @@ def plan_of(
         gamma: of a chain, None to let the planner choose.
         num_draft_nodes: of a tree, None to let the planner choose.
         batch_size: sequences at one time.
-        prompt_tokens, new_tokens: that speeds are predicted for, None for the defaults.
+        prompt_tokens: of a sequence whose speed is predicted, None for the default.
+        new_tokens: that are generated after them, None likewise.
 
     Raises:
         UnsupportedError: it does not fit this machine.
@@ -128,6 +130,13 @@ class Seat:
     def __init__(self, plan: Plan, stop: Sequence[int]) -> None:
         self._plan, self._engine = plan, engine_of(plan, stop)
         self._own = self._engine.drafter
+
+    @property
+    def medusa(self) -> Medusa:
+        """The heads of a plan that has some."""
+        medusa = self._engine.assembly.layout.medusa
+        assert medusa is not None, "the plan has no heads"
+        return medusa
 
     def choose(self, setting: Setting) -> None:
         """Take a drafter and what it drafts; what an adaptive one had learned is forgotten."""

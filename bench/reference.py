@@ -51,7 +51,7 @@ def _read(source: TensorSource, name: str, empty: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-class _Streamer(BaseStreamer):  # type: ignore[misc]
+class _Streamer(BaseStreamer):
     """Marks the time of every step; the prompt comes first and is none."""
 
     def __init__(self, clock: Clock) -> None:

@@ -128,7 +128,9 @@ def _together(measured: Sequence[Rounds]) -> list[Rounds]:
         families.setdefault((rounds.side, rounds.method), []).append(rounds)
     found = []
     for (side, method), parts in families.items():
-        answers = [[a for answers in round_ for a in answers] for round_ in zip(*(p.answers for p in parts), strict=True)]
+        answers = [
+            [a for answers in round_ for a in answers] for round_ in zip(*(p.answers for p in parts), strict=True)
+        ]
         numbers = ", ".join(dict.fromkeys(part.numbers for part in parts))
         found.append(Rounds(ALL, side, method, numbers, max(part.peak_bytes for part in parts), answers))
     return found
