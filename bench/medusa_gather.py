@@ -5,10 +5,10 @@
 
 Medusa's own prefill, tree decoding and greedy acceptance run around transformers' forward of the target. Release 0.1
 drafts full trees: so many choices at every depth, the root's one first. Generation memory is everything beyond the
-target's weights and the keys and values of the tokens in the end: heads, further KV slots, constants, logits, workspace.
-Theirs is made as small as its code can be: a cache for this text only, heads that share the target's output head where
-ours do, and no more heads than the tree is deep. Exits with 1 unless both outputs are that of plain decoding and ours
-takes at least 65 % less.
+target's weights and the keys and values of the finished text: heads, further KV slots, constants, logits, workspace.
+Theirs is as small as its code can be: a cache for this text only, heads that share the target's output head where ours
+do, and no more heads than the tree is deep. Exits with 1 unless both outputs are that of plain decoding and ours takes
+at least 65 % less than theirs in its later steps, where no logits of the prompt are alive.
 """
 
 from __future__ import annotations
@@ -28,16 +28,14 @@ from torch import nn
 
 from bench.answers import Answer, mean_accepted_length
 from bench.medusa_code import CacheConfig, medusa_model, res_block
-from bench.ours import Seat, Setting, every_operator
-from bench.questions import BUILT_IN
+from bench.ours import Seat, Setting, every_operator, placed_bytes
+from bench.questions import EDIT
 from bench.reference import generate, load_reference
 from specplan.models.resolve import resolve_model
 from specplan.plan import Plan
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
 from specplan.speculation import Tree
-from specplan_runtime.arena import Arena
-from specplan_runtime.layout import place
 from specplan_runtime.text import Tokenizer
 from specplan_runtime.tracing.tracker import StorageTracker
 
@@ -86,9 +84,8 @@ def trace_ours(plan: Plan, prompt: list[int], tokens: int) -> tuple[Traced, Seat
     seat.choose(Setting("medusa", plan.speculation.shape))
     with every_operator(), StorageTracker() as tracker:
         answer = seat.answer(prompt, tokens)
-    placed = place(plan, Arena()).arena.bytes_by_item
-    ours = sum(size for name, size in placed.items() if not name.startswith("target.weight"))
-    size = ours - _text_bytes(plan, len(prompt) + tokens) + int(tracker.peak_bytes)
+    beyond = placed_bytes(plan, ("target",)) - _text_bytes(plan, len(prompt) + tokens)
+    size = beyond + int(tracker.peak_bytes)
     return Traced(answer.tokens, mean_accepted_length([answer]) or 1.0, size, size), seat
 
 
@@ -186,7 +183,7 @@ def main() -> int:
     options = parser.parse_args()
     choices = [int(part) for part in options.choices.split(",")]
     target = resolve_model(options.model)
-    prompt = Tokenizer(target).encode_prompt(dict(BUILT_IN)["edit"], raw=False)
+    prompt = Tokenizer(target).encode_prompt(EDIT, raw=False)
     tree = full_tree(choices)
     plan = plan_of_tree(options.model, options.heads, tree, len(prompt) + options.tokens)
     ours, seat = trace_ours(plan, prompt, options.tokens)
@@ -195,9 +192,11 @@ def main() -> int:
     theirs = trace_theirs(reference, seat, plan, choices, prompt, options.tokens)
     found = {"Medusa's code": theirs, "specplan": ours}
     rows = [
-        [name, f"{t.first_bytes / 1e6:.2f}", f"{t.later_bytes / 1e6:.2f}", f"{1 - t.peak_bytes / theirs.peak_bytes:.1%}",
-         f"{1 - t.later_bytes / theirs.later_bytes:.1%}", f"{t.accepted_length:.2f}",
-         "yes" if t.tokens == plain else "NO"]
+        [
+            name, f"{t.first_bytes / 1e6:.2f}", f"{t.later_bytes / 1e6:.2f}",
+            f"{1 - t.peak_bytes / theirs.peak_bytes:.1%}", f"{1 - t.later_bytes / theirs.later_bytes:.1%}",
+            f"{t.accepted_length:.2f}", "yes" if t.tokens == plain else "NO",
+        ]
         for name, t in found.items()
     ]  # fmt: skip
     headers = ["", "prompt and first step, MB", "later steps, MB", "less", "less in later steps", "τ", "plain output"]

@@ -24,8 +24,8 @@ from specplan_runtime.engine import Request
 from specplan_runtime.heads import Medusa
 from specplan_runtime.layout import place
 
-#: Ledger items that are no generation memory.
-_WEIGHTS = (".weights", ".weight_padding")
+#: Owners of weights.
+_WEIGHTS = ("target", "draft", "drafter")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +94,13 @@ def engine_of(plan: Plan, stop: Sequence[int]) -> Engine:
     return engine
 
 
+def placed_bytes(plan: Plan, without_weights_of: Sequence[str]) -> int:
+    """The arena of a plan but for the weights of some owners; phases share their place in it."""
+    arena = place(plan, Arena()).arena
+    weights = (f"{owner}.{kind}" for owner in without_weights_of for kind in ("weights", "weight_padding"))
+    return arena.high_water - sum(arena.bytes_by_item.get(name, 0) for name in weights)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
     """A drafter, what it drafts per step, and whether it drafts less where that is faster."""
@@ -160,8 +167,7 @@ class Seat:
 
     def generation_bytes(self, setting: Setting) -> int:
         """What the runtime places for a setting by itself, weights apart."""
-        placed = place(self._changed(setting), Arena()).arena.bytes_by_item
-        return sum(size for name, size in placed.items() if not name.endswith(_WEIGHTS))
+        return placed_bytes(self._changed(setting), _WEIGHTS)
 
     def _changed(self, setting: Setting) -> Plan:
         plan = self._plan

@@ -12,13 +12,14 @@ from specplan_runtime.calibration.questions import UNNAMED
 from specplan_runtime.session import read_prompts
 from specplan_runtime.text import Tokenizer
 
-_EDIT = (Path(__file__).parent.parent / "docs" / "demo-prompt.txt").read_text(encoding="utf-8")
+#: An edit that repeats most of its text.
+EDIT = (Path(__file__).parent.parent / "docs" / "demo-prompt.txt").read_text(encoding="utf-8")
 #: Open texts, in which hardly anything can be looked up.
 STORIES: tuple[tuple[str, str], ...] = (
     ("story", "Tell a story about a lighthouse keeper who finds a door at the bottom of the sea."),
     ("story", "Write the opening of a novel in which a clockmaker receives a letter from the future."),
 )
-BUILT_IN: tuple[tuple[str, str], ...] = (("edit", _EDIT), *PROMPTS, *STORIES)
+BUILT_IN: tuple[tuple[str, str], ...] = (("edit", EDIT), *PROMPTS, *STORIES)
 
 
 def questions(
