@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= .models
+HEADS ?= $(MODELS)/heads
 PEERS ?= .peers
 BIN = $(VENV)/bin
 # torch: a CPU build is enough for tests and the demo. Any torch >= 2.11 that is installed already is kept.
 TORCH ?= torch==2.13.0
 DEV = hypothesis import-linter jsonschema junitparser matplotlib mypy pytest pytest-xdist ruff types-PyYAML types-jsonschema types-tabulate
 
-.PHONY: demo test lint types contracts unit docs docs-check bench bench-qwen bench-calibrated bench-peers \
-  bench-specmemo clean
+.PHONY: demo test lint types contracts unit docs docs-check bench bench-qwen bench-batches bench-heads \
+  bench-calibrated bench-peers bench-specmemo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specplan pull smollm2-135m --to $(MODELS)
@@ -43,7 +44,7 @@ docs-check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/specplan pull smollm2-135m --to $(MODELS)
-	$(BIN)/python -m bench.decoding --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
+	$(BIN)/python -m bench.runtime --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
 	$(BIN)/python -m bench.cold_start
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.search_speed
 	$(BIN)/python -m bench.process_memory --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -52,8 +53,22 @@ bench: $(VENV)/.installed
 bench-qwen: $(VENV)/.installed
 	$(BIN)/specplan pull qwen2.5-coder-1.5b --to $(MODELS)
 	$(BIN)/specplan pull qwen2.5-coder-0.5b --to $(MODELS)
-	$(BIN)/python -m bench.decoding --model $(MODELS)/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf \
-	  --draft $(MODELS)/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
+	$(BIN)/python -m bench.runtime --model $(MODELS)/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf \
+	  --draft $(MODELS)/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf --categories code,edit,chat,story
+
+# Measured batches beside planned ones, and what adaptive drafting loses; after `specplan calibrate`.
+bench-batches: $(VENV)/.installed
+	$(BIN)/specplan pull smollm2-135m --to $(MODELS)
+	$(BIN)/python -m bench.batches --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# Trees over trained heads, in speed and beside Medusa's own code; training the heads takes half an hour.
+bench-heads: $(VENV)/.installed
+	$(BIN)/specplan pull smollm2-135m --to $(MODELS)
+	test -f $(HEADS)/medusa_lm_head.safetensors || $(BIN)/specplan train-heads \
+	  --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf -o $(HEADS)
+	$(BIN)/pip install --quiet --no-deps medusa-llm==0.1
+	$(BIN)/python -m bench.runtime --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf --heads $(HEADS)
+	$(BIN)/python -m bench.medusa_gather --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf --heads $(HEADS)
 
 # Predicted against measured speed after calibration; on a machine that does nothing else, about half an hour.
 bench-calibrated: $(VENV)/.installed

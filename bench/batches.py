@@ -1,6 +1,6 @@
 """Measured beside planned speed of batches, and what adaptive speculation loses where it cannot pay.
 
-    python -m bench.batches --model FILE [--draft FILE] [--drafter ngram] [--parts batches,adaptive]
+    python -m bench.batches --model FILE [--draft FILE] [--drafter ngram] [--only batches]
 
 ``batches``: the same prompts in batches of 1, 2, 4 and 8 rows, plain and speculative in turns, beside what the planner
 predicts for them; calibrate first (docs/calibration.md), or the predictions are a roofline's. ``adaptive``: open
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--drafter", default="ngram", choices=("ngram", "draft_model", "early_exit"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "int8"))
     parser.add_argument("--draft-dtype", default="float32", choices=("float32", "bfloat16", "float16", "int8"))
-    parser.add_argument("--parts", default="batches,adaptive")
+    parser.add_argument("--only", choices=("batches", "adaptive"), help="one of the two parts")
     parser.add_argument("--batches", default="1,2,4,8")
     parser.add_argument("--gamma", type=int, help="the planner's choice for each batch without")
     parser.add_argument("--prompts", type=Path, help="JSONL with category and prompt or turns; a few of ours without")
@@ -138,16 +138,16 @@ class Bench:
                 options.repeats,
             )
             loss = Spread.of([1 - own / base for own, base in zip(adaptive, plain, strict=True)])
-            lines.append(LossLine(plan.speculation.describe(), Spread.of(plain), Spread.of(adaptive), loss))
+            said = plan.estimate.speedup
+            lines.append(LossLine(plan.speculation.describe(), said, Spread.of(plain), Spread.of(adaptive), loss))
         return lines
 
 
 def main() -> None:
     options = arguments()
     bench = Bench(options)
-    parts = options.parts.split(",")
-    batches = bench.batches() if "batches" in parts else []
-    losses = bench.adaptive() if "adaptive" in parts else []
+    batches = bench.batches() if options.only != "adaptive" else []
+    losses = bench.adaptive() if options.only != "batches" else []
     print(to_json(batches, losses) if options.format == "json" else to_table(batches, losses))
 
 

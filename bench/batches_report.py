@@ -56,11 +56,13 @@ class LossLine:
 
     Attributes:
         speculation: what may be drafted.
+        said: what the planner makes of drafting it always: the ratio to plain decoding.
         plain, adaptive: tokens/s while decoding.
         loss: share of the plain speed that is lost, round by round; negative where it gains.
     """
 
     speculation: str
+    said: Figure
     plain: Spread
     adaptive: Spread
     loss: Spread
@@ -73,11 +75,17 @@ def to_table(batches: Sequence[BatchLine], losses: Sequence[LossLine]) -> str:
         parts += [_batch_table(batches), _scaling(batches)]
     if losses:
         rows = [
-            [line.speculation, line.plain.text(1), line.adaptive.text(1), _percent(line.loss)] for line in losses
-        ]  # fmt: skip
-        parts.append(
-            tabulate(rows, ["adaptive, stories", "plain", "adaptive", "loss"], "github", disable_numparse=True)
-        )
+            [
+                line.speculation,
+                f"{line.said.value:.2f}x",
+                line.plain.text(1),
+                line.adaptive.text(1),
+                _percent(line.loss),
+            ]
+            for line in losses
+        ]
+        headers = ["adaptive, stories", "planned unadapted", "plain", "adaptive", "loss"]
+        parts.append(tabulate(rows, headers, "github", disable_numparse=True))
     return "\n\n".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -74,44 +74,41 @@ class Trial:
 
 def contenders(trial: Trial) -> list[Contender]:
     """Load everything: one engine of ours (one more with heads), and transformers' models with weights of their own."""
-    return [*_ours(trial), *_theirs(trial)]
-
-
-def _ours(trial: Trial) -> Iterator[Contender]:
     models, longest = trial.models, max(trial.gammas)
     drafter: Drafter = "draft_model" if models.draft else "ngram"
     seat = Seat(plan_of(models, drafter, trial.context, gamma=longest), trial.stop)
-    yield _seated(seat, PLAIN)
+    found = [_seated(seat, PLAIN)]
     for name in dict.fromkeys((drafter, "ngram")):
-        for gamma in trial.gammas:
-            yield _seated(seat, Setting(name, Chain(gamma)))
-        yield _seated(seat, Setting(name, Chain(longest), adaptive=True))
+        found += [_seated(seat, Setting(name, Chain(gamma))) for gamma in trial.gammas]
+        found.append(_seated(seat, Setting(name, Chain(longest), adaptive=True)))
     if models.heads is not None:
         plan = plan_of(models, "medusa", trial.context, num_draft_nodes=trial.num_draft_nodes)
-        seat = Seat(plan, trial.stop)
-        for adaptive in (False, True):
-            yield _seated(seat, Setting("medusa", plan.speculation.shape, adaptive))
+        tree = Seat(plan, trial.stop)
+        found += [_seated(tree, Setting("medusa", plan.speculation.shape, adaptive)) for adaptive in (False, True)]
+    return [*found, *_theirs(trial, seat.device)]
 
 
 def _seated(seat: Seat, setting: Setting) -> Contender:
-    begin = partial(seat.choose, setting)
-    bytes_ = seat.generation_bytes(setting)
-    return Contender("specplan", setting.method, setting.numbers, seat.answer, begin, bytes_)
+    begin, placed = partial(seat.choose, setting), seat.generation_bytes(setting)
+    return Contender("specplan", setting.method, setting.numbers, seat.answer, begin, placed)
 
 
-def _theirs(trial: Trial) -> Iterator[Contender]:
+def _theirs(trial: Trial, device: torch.device) -> Iterator[Contender]:
     models = trial.models
-    target = load_reference(resolve_model(models.target), getattr(torch, models.dtype))
+
+    def load(reference: str, dtype: str) -> Any:
+        return load_reference(resolve_model(reference), getattr(torch, dtype), device)
 
     def contender(method: str, number: int | None, answer: Callable[[Sequence[int], int], Answer]) -> Contender:
         numbers = f"γ {number}" if number else ""
         return Contender("transformers", method, numbers, answer, lambda: None, 0)
 
+    target = load(models.target, models.dtype)
     yield contender("plain", None, partial(generate, target, stop=trial.stop))
     for gamma in trial.gammas:
         lookup = partial(generate, target, stop=trial.stop, prompt_lookup_num_tokens=gamma)
         yield contender("prompt lookup", gamma, lookup)
     if models.draft is not None:
-        draft = load_reference(resolve_model(models.draft), getattr(torch, models.draft_dtype))
+        draft = load(models.draft, models.draft_dtype)
         for gamma in trial.gammas:
             yield contender("assisted", gamma, partial(generate_assisted, target, draft, gamma, stop=trial.stop))

@@ -141,8 +141,7 @@ def trace_theirs(target: Any, seat: Seat, plan: Plan, choices: list[int], prompt
     rows = plan.speculation.shape.num_verify_tokens
     kv_heads = arch.num_key_value_heads
     config = CacheConfig(arch.num_hidden_layers, kv_heads, context + rows, kv_heads * arch.head_dim)
-    heads, num_bytes = _heads_of(seat, target.lm_head)
-    model = medusa_model(_Body(target.model), target.lm_head, heads, config)
+    model = medusa_model(_Body(target.model), target.lm_head, _heads_of(seat, target.lm_head), config)
     steps = model.medusa_generate(torch.tensor([prompt]), temperature=0.0, medusa_choices=choices)
     found: list[list[int]] = []
     with torch.no_grad(), StorageTracker() as tracker:
@@ -152,13 +151,18 @@ def trace_theirs(target: Any, seat: Seat, plan: Plan, choices: list[int], prompt
             while len(found[-1]) < tokens:
                 found.append(next(steps)["text"])
     answer = Answer(tuple(found[-1]), 0.0, 0.0, len(found[0]), len(found) - 1)
-    beyond = num_bytes - _text_bytes(plan, context)
+    beyond = _head_bytes(seat) - _text_bytes(plan, context)
     length = mean_accepted_length([answer]) or 1.0
     return Traced(answer.tokens[:tokens], length, first.peak_bytes + beyond, later.peak_bytes + beyond)
 
 
-def _heads_of(seat: Seat, shared: nn.Linear) -> tuple[nn.ModuleList, int]:
-    """Our heads as modules of theirs over the same memory, and the bytes of their own weights."""
+def _head_bytes(seat: Seat) -> int:
+    """The heads' own weights."""
+    return sum(tensor.nbytes for tensor in seat.medusa.weight_tensors())
+
+
+def _heads_of(seat: Seat, shared: nn.Linear) -> nn.ModuleList:
+    """Our heads as modules of theirs over the same memory."""
     medusa = seat.medusa
     heads = nn.ModuleList()
     for head in medusa.heads:
@@ -170,7 +174,7 @@ def _heads_of(seat: Seat, shared: nn.Linear) -> tuple[nn.ModuleList, int]:
             out = nn.Linear(shared.in_features, shared.out_features, bias=False, device="meta")
             out.load_state_dict({"weight": head.head.weight}, assign=True)
         heads.append(nn.Sequential(*blocks, out))
-    return heads, sum(tensor.nbytes for tensor in medusa.weight_tensors())
+    return heads
 
 
 def main() -> int:
@@ -190,16 +194,25 @@ def main() -> int:
     reference = load_reference(target, torch.float32)
     plain = generate(reference, prompt, options.tokens).tokens
     theirs = trace_theirs(reference, seat, plan, choices, prompt, options.tokens)
-    found = {"Medusa's code": theirs, "specplan": ours}
+    found, weights = {"Medusa's code": theirs, "specplan": ours}, _head_bytes(seat)
     rows = [
         [
-            name, f"{t.first_bytes / 1e6:.2f}", f"{t.later_bytes / 1e6:.2f}",
+            name, f"{weights / 1e6:.2f}", f"{t.first_bytes / 1e6:.2f}", f"{t.later_bytes / 1e6:.2f}",
             f"{1 - t.peak_bytes / theirs.peak_bytes:.1%}", f"{1 - t.later_bytes / theirs.later_bytes:.1%}",
             f"{t.accepted_length:.2f}", "yes" if t.tokens == plain else "NO",
         ]
         for name, t in found.items()
     ]  # fmt: skip
-    headers = ["", "prompt and first step, MB", "later steps, MB", "less", "less in later steps", "τ", "plain output"]
+    headers = [
+        "",
+        "heads, MB",
+        "prompt and first step, MB",
+        "later steps, MB",
+        "less",
+        "less in later steps",
+        "τ",
+        "plain output",
+    ]
     print(f"{Path(options.model).name}, float32, {tree.num_draft_nodes} nodes, depth {tree.depth}, prompt of "
           f"{len(prompt)} tokens, {options.tokens} generated\n")  # fmt: skip
     print(tabulate(rows, headers, "github", disable_numparse=True))

@@ -139,6 +139,11 @@ class Seat:
         self._own = self._engine.drafter
 
     @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._engine.device
+
+    @property
     def medusa(self) -> Medusa:
         """The heads of a plan that has some."""
         medusa = self._engine.assembly.layout.medusa
@@ -181,6 +186,7 @@ class Seat:
 @contextmanager
 def every_operator() -> Iterator[None]:
     """Without inference mode, in which composite operators hide from a tracker what they allocate."""
-    bare = {name: getattr(Engine, name).__wrapped__ for name in ("start", "step")}
+    decorated = {"start": Engine.start, "step": Engine.step}
+    bare = {name: getattr(method, "__wrapped__", method) for name, method in decorated.items()}
     with mock.patch.multiple(Engine, **bare), torch.no_grad():
         yield

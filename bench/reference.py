@@ -19,8 +19,13 @@ from specplan_runtime.tracing.meta_config import transformers_config
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
-def load_reference(model: ModelInput, dtype: torch.dtype) -> Any:
+def load_reference(model: ModelInput, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
     """Transformers' model with weights of its own, read through our loader: GGUF blocks dequantized as ours are.
+
+    Args:
+        model: a folder or a GGUF file.
+        dtype: of its weights.
+        device: where it runs.
 
     Raises:
         UnsupportedError: a family that is not spelled here, or scaled rotary embeddings.
@@ -41,7 +46,7 @@ def load_reference(model: ModelInput, dtype: torch.dtype) -> Any:
     theirs.tie_weights()
     theirs.model.rotary_emb = type(theirs.model.rotary_emb)(config)  # its tables are buffers, still on meta
     assert not any(tensor.is_meta for tensor in theirs.parameters()), "a parameter was not read"
-    return theirs.eval()
+    return theirs.to(device).eval()
 
 
 def _read(source: TensorSource, name: str, empty: torch.Tensor) -> torch.Tensor:
@@ -76,7 +81,7 @@ def generate(model: Any, prompt: Sequence[int], tokens: int, stop: Sequence[int]
         stop: tokens that end it; none of them to generate all.
         options: of ``generate``, for example ``prompt_lookup_num_tokens`` or ``assistant_model``.
     """
-    ids = torch.tensor([list(prompt)])
+    ids = torch.tensor([list(prompt)], device=model.device)
     if stop:
         options["eos_token_id"] = list(stop)
     clock = Clock()

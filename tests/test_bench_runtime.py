@@ -230,8 +230,10 @@ def test_bench_batches_prints_what_the_planner_says(
     data = json.loads(capsys.readouterr().out)
     assert [line["batch_size"] for line in data["batches"]] == [1, 2]
     assert data["batches"][0]["plain_said"]["source"] == "modelled"
-    assert [line["speculation"].split(",")[0].split(" at ")[0] for line in data["adaptive"]] == ["early_exit", "ngram"]
-    run_main(monkeypatch, batches, *common, "--batches", "2", "--parts", "batches")
+    assert [line["speculation"].split()[0].strip(",") for line in data["adaptive"]] == ["early_exit", "ngram"]
+    run_main(monkeypatch, batches, *common, "--only", "adaptive")
+    assert "planned unadapted" in capsys.readouterr().out
+    run_main(monkeypatch, batches, *common, "--batches", "2", "--only", "batches")
     assert "batch 2 to batch 2: plain 1.00x" in capsys.readouterr().out
 
 

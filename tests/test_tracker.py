@@ -136,3 +136,12 @@ def test_the_highest_byte_of_the_arena_that_was_touched() -> None:
             torch.zeros(3) + 1
     ends = [phase.arena_bytes for phase in (views, write, strided, read, elsewhere)]
     assert ends == [0, 96 + 160, 96 + 4 * 95, 701, 0]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_packed_weights_are_opaque_and_their_products_are_counted() -> None:
+    rows, weight = torch.ones(4, 32), torch.ones(64, 32)
+    with torch.no_grad(), StorageTracker() as tracker:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 4)
+        product = torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], "")
+    assert tracker.live_bytes == product.nbytes == 4 * 64 * 4
