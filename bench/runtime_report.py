@@ -115,33 +115,36 @@ class Line:
 
 
 def lines_of(measured: Sequence[Rounds]) -> list[Line]:
-    """Lines of every category, then of all together where there are several."""
-    categories = list(dict.fromkeys(rounds.category for rounds in measured))
-    lines = [line for name in categories for line in _compared([r for r in measured if r.category == name])]
-    return lines + (_compared(_together(measured)) if len(categories) > 1 else [])
-
-
-def _together(measured: Sequence[Rounds]) -> list[Rounds]:
-    """All categories of a method as one, each with the numbers that are fastest there."""
-    families: dict[tuple[Side, str], list[Rounds]] = {}
+    """Lines of every category, then of all together where there are several; there their best is that of each."""
+    categories: dict[str, list[Rounds]] = {}
     for rounds in measured:
-        families.setdefault((rounds.side, rounds.method), []).append(rounds)
-    found = []
-    for (side, method), parts in families.items():
-        answers = [
-            [a for answers in round_ for a in answers] for round_ in zip(*(p.answers for p in parts), strict=True)
-        ]
-        numbers = ", ".join(dict.fromkeys(part.numbers for part in parts))
-        found.append(Rounds(ALL, side, method, numbers, max(part.peak_bytes for part in parts), answers))
-    return found
+        categories.setdefault(rounds.category, []).append(rounds)
+    best = {name: _their_best(found) for name, found in categories.items()}
+    lines = [line for name, found in categories.items() for line in _compared(found, best[name])]
+    if len(categories) > 1:
+        families: dict[tuple[Side, str], list[Rounds]] = {}
+        for rounds in measured:
+            families.setdefault((rounds.side, rounds.method), []).append(rounds)
+        lines += _compared([_joined(parts) for parts in families.values()], _joined(list(best.values())))
+    return lines
 
 
-def _compared(measured: Sequence[Rounds]) -> list[Line]:
-    """The lines of one category."""
-    theirs = [rounds for rounds in measured if rounds.side == "transformers"]
-    best = max(theirs, key=lambda rounds: statistics.median(map(tokens_per_s, rounds.answers)))
-    reference = next(rounds for rounds in theirs if rounds.method == "plain").answers[0]
-    plain = next(rounds for rounds in measured if (rounds.side, rounds.method) == ("specplan", "plain"))
+def _their_best(measured: Sequence[Rounds]) -> Rounds:
+    theirs = (rounds for rounds in measured if rounds.side == "transformers")
+    return max(theirs, key=lambda rounds: statistics.median(map(tokens_per_s, rounds.answers)))
+
+
+def _joined(parts: Sequence[Rounds]) -> Rounds:
+    """Several categories as one, each with the numbers that are fastest there."""
+    answers = [[a for answers in round_ for a in answers] for round_ in zip(*(p.answers for p in parts), strict=True)]
+    numbers = ", ".join(dict.fromkeys(part.numbers for part in parts))
+    return Rounds(ALL, parts[0].side, parts[0].method, numbers, max(part.peak_bytes for part in parts), answers)
+
+
+def _compared(measured: Sequence[Rounds], best: Rounds) -> list[Line]:
+    """The lines of one category beside transformers' best there."""
+    by_name = {(rounds.side, rounds.method): rounds for rounds in measured}
+    reference, plain = by_name["transformers", "plain"].answers[0], by_name["specplan", "plain"]
     return [_line(rounds, best, plain, reference) for rounds in measured]
 
 

@@ -161,15 +161,25 @@ def test_ratios_are_those_within_rounds_to_their_fastest() -> None:
     assert {line.category for line in lines} == {"code"}
 
 
-def test_all_categories_together() -> None:
-    def rounds(category: str, side: Any, numbers: str, seconds: float) -> Rounds:
-        return Rounds(category, side, "plain", numbers, int(seconds), [[answer_of(10, seconds)]] * 2)
+def test_all_categories_together_beside_the_best_of_each() -> None:
+    def rounds(category: str, side: Any, method: str, seconds: float) -> Rounds:
+        return Rounds(category, side, method, category, int(seconds), [[answer_of(10, seconds)]] * 2)
 
-    measured = [rounds(c, side, c, s) for c, s in (("a", 1.0), ("b", 4.0)) for side in ("specplan", "transformers")]
+    found = {
+        ("specplan", "plain"): (2.0, 4.0),
+        ("transformers", "plain"): (1.0, 5.0),
+        ("transformers", "x"): (9.0, 3.0),
+    }
+    measured = [
+        rounds(category, *name, seconds[index])
+        for index, category in enumerate("ab")
+        for name, seconds in found.items()
+    ]
     together = [line for line in lines_of(measured) if line.category == "all"]
-    assert [line.tokens_per_s.median for line in together] == [4.0, 4.0]
-    assert together[0].numbers == "a, b"
-    assert (together[0].num_tokens, together[0].peak_bytes) == (20, 4)
+    assert [line.num_tokens for line in together] == [20, 20, 20]
+    assert [line.tokens_per_s.median for line in together] == pytest.approx([20 / 6, 20 / 6, 20 / 12])
+    assert together[0].to_their_best.median == pytest.approx(4 / 6)  # plain in a, x in b
+    assert (together[0].numbers, together[0].peak_bytes) == ("a, b", 4)
 
 
 def test_the_fastest_numbers_of_each_method_go_on(everyone: list[Contender]) -> None:
