@@ -73,7 +73,7 @@ class Trial:
 
 
 def contenders(trial: Trial) -> list[Contender]:
-    """Load everything: one engine of ours (one more with heads), and transformers' models with weights of their own."""
+    """Load everything: one engine of ours (two more with heads), and transformers' models with weights of their own."""
     models, longest = trial.models, max(trial.gammas)
     drafter: Drafter = "draft_model" if models.draft else "ngram"
     seat = Seat(plan_of(models, drafter, trial.context, gamma=longest), trial.stop)
@@ -82,10 +82,21 @@ def contenders(trial: Trial) -> list[Contender]:
         found += [_seated(seat, Setting(name, Chain(gamma))) for gamma in trial.gammas]
         found.append(_seated(seat, Setting(name, Chain(longest), adaptive=True)))
     if models.heads is not None:
-        plan = plan_of(models, "medusa", trial.context, num_draft_nodes=trial.num_draft_nodes)
-        tree = Seat(plan, trial.stop)
-        found += [_seated(tree, Setting("medusa", plan.speculation.shape, adaptive)) for adaptive in (False, True)]
+        found += _over_heads(trial)
     return [*found, *_theirs(trial, seat.device)]
+
+
+def _over_heads(trial: Trial) -> Iterator[Contender]:
+    """The tree, and chains of every length, which take the best token of each head: an engine for each kind."""
+    plan = plan_of(trial.models, "medusa", trial.context, num_draft_nodes=trial.num_draft_nodes)
+    seat = Seat(plan, trial.stop)
+    for adaptive in (False, True):
+        yield _seated(seat, Setting("medusa", plan.speculation.shape, adaptive))
+    assert plan.inputs.head_files is not None
+    longest = plan.inputs.head_files.num_heads
+    seat = Seat(plan_of(trial.models, "medusa", trial.context, gamma=longest), trial.stop)
+    for gamma in range(1, longest + 1):
+        yield _seated(seat, Setting("medusa", Chain(gamma)))
 
 
 def _seated(seat: Seat, setting: Setting) -> Contender:

@@ -113,7 +113,8 @@ class Setting:
     def method(self) -> str:
         """For people, without the numbers."""
         name = "plain" if self.drafter == "none" else self.drafter
-        return f"{name}, adaptive" if self.adaptive else name
+        tree = ", tree" if isinstance(self.shape, Tree) else ""
+        return name + tree + (", adaptive" if self.adaptive else "")
 
     @property
     def numbers(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench.runtime_report import Conditions, Line
 
 #: Colors that people with color blindness tell apart (Okabe and Ito, 2008): ours, then theirs.
-_OURS = ("#0072B2", "#56B4E9", "#009E73", "#F0E442", "#000000", "#999999", "#44AA99")
+_OURS = ("#0072B2", "#56B4E9", "#009E73", "#F0E442", "#000000", "#999999", "#44AA99", "#882255")
 _THEIRS = ("#D55E00", "#E69F00", "#CC79A7")
 _INCH_PER_BAR, _DPI = 0.22, 120
 
