@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,12 @@ from specplan.cli.main import cli
 from specplan.deployments.read import read_deployments
 from specplan.deployments.source import Source
 from specplan.errors import InputError
+from specplan.models.resolve import resolve_model
+from specplan.models.vocabulary import vocabulary
 from specplan.output.rules import rule_text, rules_page
+from specplan.plan import ModelInput
 from specplan.rules.checking import Options, check_paths
+from specplan.rules.finding import Finding
 from specplan.rules.registry import CODES, find_rule, rules, selected
 from specplan.rules.report import Report, check_deployments
 from specplan.rules.rule import CHAPTERS, Example
@@ -39,7 +45,7 @@ def command(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["check", *arguments], standalone_mode=False)
 
 
-@pytest.mark.parametrize("code", [code for code in CODES if code != "SP401"])
+@pytest.mark.parametrize("code", [code for code in CODES if code not in ("SP202", "SP401")])
 def test_documentation_triggers_its_rule(code: str) -> None:
     rule = find_rule(code)
 
@@ -74,7 +80,7 @@ def test_unknown_rules_are_refused() -> None:
         find_rule("SP999")
     with pytest.raises(InputError, match="XY"):
         selected(("XY",), ())
-    assert [rule.code[:3] for rule in selected(("sp2",), ("SP207",))] == ["SP2"] * 6
+    assert [rule.code[:3] for rule in selected(("sp2",), ("SP207",))] == ["SP2"] * 7
 
 
 def test_silences_need_a_reason_and_the_right_code() -> None:
@@ -190,6 +196,84 @@ def test_stale_plans_are_found_where_scripts_run_them(tmp_path: Path, monkeypatc
     assert "num_hidden_layers" in finding["message"]
     Path("model/config.json").unlink()
     assert command("run.sh").return_value == 2
+
+
+def tokenizer(tokens: dict[str, int], **added: int) -> str:
+    extra = [{"id": number, "content": content} for content, number in added.items()]
+    return json.dumps({"model": {"type": "BPE", "vocab": tokens}, "added_tokens": extra})
+
+
+def gguf_tokens(*tokens: str) -> bytes:
+    """A GGUF header with nothing but a vocabulary."""
+
+    def string(text: str) -> bytes:
+        return struct.pack("<Q", len(text.encode())) + text.encode()
+
+    array = struct.pack("<IIQ", 9, 8, len(tokens)) + b"".join(map(string, tokens))
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + string("tokenizer.ggml.tokens") + array
+
+
+def test_documentation_of_sp202_triggers_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = {f"word{number}": number for number in range(500)}
+    vocabularies = {
+        "target": words,
+        "same-tokenizer": {**words, "word7": 8, "word8": 7},
+        "other-tokenizer": {word: 499 - number for word, number in words.items()},
+    }
+    for name, tokens in vocabularies.items():
+        folder = Path("models", name)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        (folder / "tokenizer.json").write_text(tokenizer(tokens))
+    rule = find_rule("SP202")
+
+    def found(text: str) -> list[Finding]:
+        source, report = Source("serve.sh", text), Report()
+        check_deployments(source, read_deployments(source), (rule,), rule.bad.gpu, report)
+        assert not report.unknowns
+        return report.findings
+
+    (finding,) = found(rule.bad.text)
+    assert (finding.code, finding.severity) == ("SP202", "warning")
+    assert finding.figures == {"num_compared": 500, "num_different": 500}
+    assert "id 0 is 'word499' against 'word0'" in finding.message
+    assert found(rule.good.text) == [], "two reserved tokens of another name"
+    swapped = "llama-server -m models/target -md models/same-tokenizer --spec-type draft-simple -c 512 --fit off\n"
+    (finding,) = found(swapped)
+    assert finding.severity == "error"
+    assert "id 7 is 'word8'" in finding.message
+    Path("models/no-tokenizer").mkdir()
+    Path("models/no-tokenizer/config.json").write_text(json.dumps(CONFIG))
+    assert found(rule.bad.text.replace("other-tokenizer", "no-tokenizer")) == [], "not known is not said"
+
+
+def test_vocabularies_of_every_kind(tmp_path: Path) -> None:
+    def of(content: str) -> dict[int, str] | None:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        (folder / "tokenizer.json").write_text(content)
+        return vocabulary(ModelInput(str(folder), "folder", "", llama))
+
+    llama = resolve_model("llama-3.1-8b").arch
+    assert of(tokenizer({"a": 0, "b": 1}, b2=2)) == {0: "a", 1: "b", 2: "b2"}
+    assert of(json.dumps({"model": {"vocab": [["a", -1.0], ["b", -2.0]]}})) == {0: "a", 1: "b"}
+    for broken in (
+        "[]",
+        "{}",
+        '{"model": {"vocab": 3}}',
+        '{"model": {"vocab": {"a": []}}}',
+        '{"model": {"vocab": [1]}}',
+    ):
+        with pytest.raises(InputError, match="tokenizer"):
+            of(broken)
+    file = tmp_path / "a.gguf"
+    file.write_bytes(gguf_tokens("a", "é", "c"))
+    assert vocabulary(ModelInput(str(file), "gguf", "", llama)) == {0: "a", 1: "é", 2: "c"}
+    other = tmp_path / "b.gguf"
+    other.write_bytes(gguf_tokens("a", "b")[:-1])
+    with pytest.raises(InputError, match="truncated"):
+        vocabulary(ModelInput(str(other), "gguf", "", llama))
+    assert vocabulary(resolve_model("llama-3.1-8b")) is None
 
 
 def test_nothing_heavy_is_imported_before_a_model_is_evaluated(tmp_path: Path) -> None:

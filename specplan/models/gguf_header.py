@@ -101,6 +101,16 @@ def read_gguf_name(path: Path) -> str | None:
     return _with_cursor(path, _name)
 
 
+def read_gguf_tokens(path: Path) -> list[str] | None:
+    """The vocabulary of a file in the order of ids, None without one.
+
+    Raises:
+        InputError: not GGUF, truncated or corrupt.
+        UnsupportedError: another GGUF version.
+    """
+    return _with_cursor(path, _tokens)
+
+
 def _with_cursor(path: Path, read: Callable[[_Cursor], _T]) -> _T:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -128,6 +138,19 @@ def _name(cursor: _Cursor) -> str | None:
         value = _value(cursor, cursor.unpack("I"), 0)
         if key == "general.name":
             return value if isinstance(value, str) else None
+    return None
+
+
+def _tokens(cursor: _Cursor) -> list[str] | None:
+    _, num_pairs = _counts(cursor)
+    for _ in range(num_pairs):
+        key, kind = cursor.string(), cursor.unpack("I")
+        if key != "tokenizer.ggml.tokens":
+            _value(cursor, kind, 0)
+        elif kind != _ARRAY or cursor.unpack("I") != _STRING:
+            raise InputError(f"{cursor.path}: corrupt GGUF: tokenizer.ggml.tokens is not a list of strings")
+        else:
+            return [cursor.string() for _ in range(cursor.count(8, "tokens"))]
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from specplan.plan import ModelInput
 from specplan.rules.finding import Finding
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
@@ -15,12 +16,10 @@ _TOLERANCE = {"llama.cpp": 128, "specplan": 128}
 def check(subject: Subject) -> Iterator[Finding]:
     """Sizes of a draft model and its target, padding included."""
     serving, draft = subject.serving, subject.draft
-    if draft is None or _maps_tokens(subject):
+    if draft is None or maps_tokens(subject) or sizes_agree(subject, draft):
         return
     sizes = (subject.target.arch.vocab_size, draft.arch.vocab_size)
     tolerance = _TOLERANCE.get(serving.engine, 0)
-    if abs(sizes[0] - sizes[1]) <= tolerance:
-        return
     allowed = f"at most {tolerance} entries of difference" if tolerance else "equal sizes"
     yield Finding(
         "SP201",
@@ -34,7 +33,14 @@ def check(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _maps_tokens(subject: Subject) -> bool:
+def sizes_agree(subject: Subject, draft: ModelInput) -> bool:
+    """The sizes are as near as the engine wants them."""
+    difference = abs(subject.target.arch.vocab_size - draft.arch.vocab_size)
+    return difference <= _TOLERANCE.get(subject.serving.engine, 0)
+
+
+def maps_tokens(subject: Subject) -> bool:
+    """VLLM was told to map the tokens that both have."""
     setting = subject.deployment.get("speculative_config.use_heterogeneous_vocab")
     return setting is not None and setting.value == "true"
 
