@@ -148,13 +148,9 @@ def _read_word(reader: _Reader) -> None:
                 break
             reader.position += 1
             if reader.position < reader.end:
-                reader.put(reader.peek(), reader.position)
-                reader.position += 1
-        elif character in "$`":
-            _substitution(reader)
+                _put(reader)
         else:
-            reader.put(character, reader.position)
-            reader.position += 1
+            _put_or_substitute(reader)
     if reader.position == begun:  # never stand still
         reader.position += 1
 
@@ -162,26 +158,35 @@ def _read_word(reader: _Reader) -> None:
 def _single_quoted(reader: _Reader) -> None:
     reader.position += 1
     while reader.position < reader.end and reader.peek() != "'":
-        reader.put(reader.peek(), reader.position)
-        reader.position += 1
+        _put(reader)
     reader.position += 1
 
 
 def _double_quoted(reader: _Reader) -> None:
     reader.position += 1
     while reader.position < reader.end and reader.peek() != '"':
-        character = reader.peek()
-        if character == "\\" and reader.peek(1) in ('"', "\\", "$", "`", "\n"):
+        if reader.peek() == "\\" and reader.peek(1) in ('"', "\\", "$", "`", "\n"):
             reader.position += 1
-            if reader.peek() != "\n":
-                reader.put(reader.peek(), reader.position)
-            reader.position += 1
-        elif character in "$`":
-            _substitution(reader)
+            if reader.peek() == "\n":
+                reader.position += 1
+            else:
+                _put(reader)
         else:
-            reader.put(character, reader.position)
-            reader.position += 1
+            _put_or_substitute(reader)
     reader.position += 1
+
+
+def _put(reader: _Reader) -> None:
+    """Take the next character as it is."""
+    reader.put(reader.peek(), reader.position)
+    reader.position += 1
+
+
+def _put_or_substitute(reader: _Reader) -> None:
+    if reader.peek() in "$`":
+        _substitution(reader)
+    else:
+        _put(reader)
 
 
 def _substitution(reader: _Reader) -> None:
@@ -210,8 +215,7 @@ def _substitution(reader: _Reader) -> None:
         reader.position += 2
         reader.unresolved.append(text[start : reader.position])
     else:
-        reader.put("$", start)
-        reader.position += 1
+        _put(reader)
 
 
 def _closing(reader: _Reader, start: int) -> int:

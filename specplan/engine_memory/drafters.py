@@ -14,8 +14,13 @@ from specplan.engine_memory.weights import compute_dtype, weight_bytes
 from specplan.heads import Eagle3Head, MtpLayer, head_layer, published_heads
 from specplan.plan import ModelInput
 from specplan.provenance import Figure
-from specplan.speculation import Chain
+from specplan.speculation import Chain, Drafter
 
+#: What specplan plans and times a method as.
+DRAFTERS: dict[str, Drafter] = {
+    "draft_model": "draft_model", "ngram": "ngram", "suffix": "ngram", "eagle3": "eagle3", "mtp": "mtp",
+    "medusa": "medusa",
+}  # fmt: skip
 #: Methods that propose without weights of their own.
 WEIGHTLESS = ("none", "ngram", "suffix")
 #: Methods that no engine has any more: SP203 says so, and the target is checked by itself.

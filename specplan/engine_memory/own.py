@@ -7,19 +7,17 @@ from specplan.deployments.serving import Serving
 from specplan.device import DeviceSpec
 from specplan.dtypes import weight_format
 from specplan.engine_memory.budget import EngineBudget, Part
+from specplan.engine_memory.drafters import DRAFTERS
 from specplan.errors import SpecplanError
 from specplan.heads import published_heads
 from specplan.ledger import MemoryLedger
 from specplan.plan import ModelInput
 from specplan.provenance import Figure, weakest
 from specplan.scenario import Scenario
-from specplan.speculation import Chain, Drafter, Speculation
+from specplan.speculation import Chain, Speculation
 from specplan.workload import Workload
 
 _CHUNK, _ROWS = 512, 64
-_DRAFTERS: dict[str, Drafter] = {
-    "draft_model": "draft_model", "ngram": "ngram", "eagle3": "eagle3", "mtp": "mtp", "medusa": "medusa",
-}  # fmt: skip
 
 
 def own_budget(serving: Serving, target: ModelInput, draft: ModelInput | None, device: DeviceSpec) -> EngineBudget:
@@ -78,7 +76,7 @@ def _ledger(serving: Serving, target: ModelInput, draft: ModelInput | None, devi
     if draft is not None:
         draft, draft_dtype = draft_weights(draft, "auto", target, dtype, device)
     method = serving.method.value if serving.method is not None else "none"
-    if method != "none" and method not in _DRAFTERS:
+    if method != "none" and method not in DRAFTERS:
         raise CannotTell(f"drafter {method} is not one that specplan plans", serving.location)
     compute = weight_format(dtype, target.arch.stored).compute_dtype
     kv = serving.kv_dtype.value if serving.kv_dtype is not None else "auto"
@@ -92,7 +90,7 @@ def _ledger(serving: Serving, target: ModelInput, draft: ModelInput | None, devi
         draft.arch if draft is not None else None,
         device,
         Workload(context, sequences, dtype, kv, draft_dtype, draft_kv),
-        Speculation(_DRAFTERS.get(method, "none"), shape, 0, min(_CHUNK, context), _ROWS),
+        Speculation(DRAFTERS.get(method, "none"), shape, 0, min(_CHUNK, context), _ROWS),
         published_heads(method, target.arch, shape, shares_head=False),
     )
     return MemoryModel(scenario).ledger()

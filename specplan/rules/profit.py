@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from specplan.acceptance_profiles import AcceptanceProfile
 from specplan.deployments.deployment import CannotTell
+from specplan.engine_memory.drafters import DRAFTERS
 from specplan.engine_memory.weights import compute_dtype
 from specplan.errors import SpecplanError
 from specplan.heads import published_heads
@@ -26,9 +27,6 @@ from specplan.workload import Workload
 MAX_GAMMA = 16
 _ROWS = 1 << 20
 _DEFAULT_CONTEXT = 4096
-_DRAFTERS: dict[str, Drafter] = {
-    "draft_model": "draft_model", "ngram": "ngram", "suffix": "ngram", "eagle3": "eagle3", "mtp": "mtp",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +69,9 @@ def speedups(subject: Subject, batch_size: int) -> Speedups | None:
         CannotTell: a model or device that is not known here, or a precision without a speed.
     """
     method = subject.serving.method
-    if method is None or method.value not in _DRAFTERS:
+    if method is None or method.value not in DRAFTERS:
         return None
-    drafter = _DRAFTERS[method.value]
+    drafter = DRAFTERS[method.value]
     rates = _acceptance(subject, drafter)
     most = max(MAX_GAMMA, min(64, subject.serving.num_verify_tokens - 1))
     gammas = np.arange(0, most + 1, dtype=np.int64)
