@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from click.testing import CliRunner, Result
 from specplan.cli.main import cli
 from specplan.deployments.toml_edits import with_settings
 from specplan.errors import InputError
+from specplan.rules.checking import Options, check_paths
+from specplan.rules.fixing import FIXABLE, fix_paths
 
 BAD = """\
 # Chat on one card.
@@ -139,6 +143,33 @@ def test_a_key_inside_a_string_is_no_key() -> None:
 def test_odd_toml_is_refused(body: str) -> None:
     with pytest.raises(InputError, match=r"specplan\.toml"):
         with_settings("specplan.toml", f"[[deployment]]\n{body}", 0, {"context": 4})
+
+
+def random_table(choose: random.Random) -> str:
+    """A deployment that somebody might write, mostly too large."""
+    engine = choose.choice(["vllm", "sglang", "llama.cpp", "tensorrt-llm", "specplan"])
+    target, draft = choose.choice([("llama-3.1-8b", "llama-3.2-1b"), ("gemma-3-1b", "gemma-3-270m")])
+    values: dict[str, object] = {
+        "engine": engine, "model": target, "gpu": choose.choice(["rtx-4090", "rtx-3060", "t4"]),
+        "context": choose.choice([512, 16384, 131072, 1000000]), "concurrency": choose.choice([1, 64, 512]),
+        "memory_fraction": choose.choice([0.3, 0.9, 0.97, 1.5]), "num_speculative_tokens": choose.choice([0, 3, 64]),
+        **choose.choice([{"draft": draft}, {"drafter": "ngram"}, {"drafter": "eagle3"}]),
+    }  # fmt: skip
+    chosen = [key for key in values if key in ("engine", "model", "gpu") or choose.random() < 0.7]
+    return "[[deployment]]\n" + "".join(f"{key} = {json.dumps(values[key])}\n" for key in chosen)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_second_fix_has_nothing_to_do(folder: Path, seed: int) -> None:
+    file = folder / "specplan.toml"
+    file.write_text(random_table(random.Random(seed)))
+    paths = [Path(file.name)]
+    before = check_paths(paths, Options())
+    fix_paths(paths, Options())
+    after = check_paths(paths, Options())
+    assert not any(set(each) <= set(FIXABLE) for found in after.findings for each in found.nearest), file.read_text()
+    assert len(after.unknowns) <= len(before.unknowns)
+    assert fix_paths(paths, Options()) == []
 
 
 def test_n_grams_are_counted_as_their_engines_do() -> None:

@@ -21,7 +21,7 @@ from specplan.rules.report import Report, check_deployments
 from specplan.rules.rule import Rule
 
 #: What may be changed without asking: nothing that needs other hardware or another model.
-_KEYS = ("memory_fraction", "num_speculative_tokens", "concurrency", "context", "kv_cache_bytes")
+FIXABLE = ("memory_fraction", "num_speculative_tokens", "concurrency", "context", "kv_cache_bytes")
 _MOST_ROUNDS = 12
 
 
@@ -103,7 +103,7 @@ def _applicable(finding: Finding, table: int, set_: dict[tuple[int, str], Any]) 
     """The nearest configuration of settings that may be changed; what was set is only made smaller, so it ends."""
     for configuration in finding.nearest:
         if all(
-            key in _KEYS and ((table, key) not in set_ or value < set_[table, key])
+            key in FIXABLE and ((table, key) not in set_ or value < set_[table, key])
             for key, value in configuration.items()
         ):
             return configuration
