@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from specplan.rules.finding import Finding
+from specplan.rules.finding import Configuration, Finding
 from specplan.rules.nearest import nearest
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
@@ -51,6 +51,7 @@ def _of_free(subject: Subject) -> Iterator[Finding]:
         return
     free = budget.device_bytes - budget.static_bytes
     least = -(-budget.least_kv_bytes * 100 // max(1, free)) / 100
+    configurations: tuple[Configuration, ...] = ({"memory_fraction": least},) if least < 1 else nearest(subject)
     yield Finding(
         "SP105",
         "error",
@@ -58,9 +59,9 @@ def _of_free(subject: Subject) -> Iterator[Finding]:
         f"{fraction.origin} {fraction.value} is of the memory that is free after loading: the KV pool gets "
         f"{format_bytes(int(budget.pool.value))}, one sequence needs {format_bytes(budget.least_kv_bytes)}; of total "
         "memory, as vLLM counts, it would be enough",
-        f"{fraction.origin} {least}" if least < 1 else nearest_text(nearest(subject)),
+        f"{fraction.origin} {least}" if least < 1 else nearest_text(configurations),
         {"pool_bytes": int(budget.pool.value), "kv_bytes": budget.least_kv_bytes},
-        ({"memory_fraction": least},) if least < 1 else nearest(subject),
+        configurations,
     )
 
 

@@ -40,7 +40,7 @@ def sizes_agree(subject: Subject, draft: ModelInput) -> bool:
 
 
 def maps_tokens(subject: Subject) -> bool:
-    """VLLM was told to map the tokens that both have."""
+    """Whether vLLM is asked to map the tokens that both have."""
     setting = subject.deployment.get("speculative_config.use_heterogeneous_vocab")
     return setting is not None and setting.value == "true"
 
