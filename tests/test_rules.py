@@ -106,6 +106,16 @@ def test_fixes_are_what_they_claim() -> None:
     assert codes(f"{LLAMA} --max-model-len 4096 --gpu-memory-utilization {fraction - 0.01:.2f}\n") != []
 
 
+def test_layers_that_fit_are_counted_for_llama_cpp() -> None:
+    line = "llama-server -m llama-3.1-8b -c 8192 -np 1 --fit off"
+    (finding,) = check_text(f"{line} -ngl all\n", gpu="rtx-3060").findings
+    (layers,) = (each["gpu_layers"] for each in finding.nearest if "gpu_layers" in each)
+    assert isinstance(layers, int)
+    assert codes(f"{line} -ngl {layers}\n", gpu="rtx-3060") == []
+    (finding,) = check_text(f"{line} -ngl {layers + 1}\n", gpu="rtx-3060").findings
+    assert finding.nearest[-1] == {"gpu_layers": layers}
+
+
 def test_what_is_missing_is_named_and_the_rest_is_checked() -> None:
     report = check_text("vllm serve Qwen/Qwen2.5-0.5B-Instruct --max-model-len 65536 --nonsense 1\n", gpu=None)
     assert {finding.code for finding in report.findings} == {"SP205", "SP207"}

@@ -151,6 +151,20 @@ def devices_that_fit(subject: Subject) -> tuple[Configuration, ...]:
     return ()
 
 
+def layers_that_fit(subject: Subject) -> tuple[Configuration, ...]:
+    """llama.cpp: how many layers of the target the device holds, the output layer among them; nothing without one."""
+    if subject.serving.engine != "llama.cpp":
+        return ()
+    asked, all_ = subject.serving.partial_offload, subject.target.arch.num_hidden_layers
+    now = int(asked.value[:9]) - 1 if asked is not None and asked.value.isdecimal() else all_
+
+    def fits_with(layers: int) -> bool:
+        return subject.budget_with(partial_offload=candidate(subject, str(layers))).fits
+
+    most = largest(min(now, all_), fits_with)
+    return ({"gpu_layers": most},) if most else ()
+
+
 def fits_without_draft(subject: Subject) -> EngineBudget | None:
     """The budget of plain decoding where that fits, else None."""
     if not subject.serving.speculates:

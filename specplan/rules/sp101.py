@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from specplan.rules.finding import Configuration, Finding
-from specplan.rules.nearest import devices_that_fit, fits_without_draft, nearest
+from specplan.rules.nearest import devices_that_fit, fits_without_draft, layers_that_fit, nearest
 from specplan.rules.plans import plan_findings
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
@@ -51,7 +51,7 @@ def _nearest(subject: Subject) -> tuple[Configuration, ...]:
     room = budget.device_bytes - budget.static_bytes
     if fixed is not None and 0 < room < fixed.value:
         return ({"kv_cache_bytes": room},)
-    found = nearest(subject)
+    found = (*nearest(subject), *layers_that_fit(subject))
     return found or (() if subject.serving.engine in _PLACES_ALL else devices_that_fit(subject))
 
 

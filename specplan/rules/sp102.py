@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from specplan.rules.finding import Finding
-from specplan.rules.nearest import fits_without_draft, nearest
+from specplan.rules.nearest import fits_without_draft, layers_that_fit, nearest
 from specplan.rules.rule import Example, Rule
 from specplan.rules.subject import Subject
 from specplan.rules.text import figures, kv_text, limit_text, nearest_text, parts_text
@@ -21,7 +21,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     if plain is None:
         return
     missing = max(budget.static_bytes - int(budget.limit.value), budget.least_kv_bytes - int(budget.pool.value))
-    configurations = nearest(subject)
+    configurations = (*nearest(subject), *layers_that_fit(subject))
     yield Finding(
         "SP102",
         "error" if budget.surely_does_not_fit else "warning",

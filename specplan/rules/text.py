@@ -12,7 +12,7 @@ _SHOWN = 5
 _SETTINGS = {
     "memory_fraction": "a memory fraction of {}", "num_speculative_tokens": "{} drafted tokens per step",
     "concurrency": "{} sequences at once", "context": "a context of {}", "tensor_parallel_size": "{} devices",
-    "kv_cache_bytes": "a KV size of {} bytes",
+    "kv_cache_bytes": "a KV size of {} bytes", "gpu_layers": "{} layers on the device",
 }  # fmt: skip
 
 
