@@ -13,6 +13,7 @@ from bench.answers import Answer
 from bench.ours import PLAIN, Models, Seat, Setting, every_operator, plan_of
 from bench.reference import generate, generate_assisted, load_reference
 from specplan.models.resolve import resolve_model
+from specplan.plan import HeadsInput
 from specplan.speculation import Chain, Drafter
 from specplan_runtime.tracing.tracker import StorageTracker
 
@@ -92,7 +93,7 @@ def _over_heads(trial: Trial) -> Iterator[Contender]:
     seat = Seat(plan, trial.stop)
     for adaptive in (False, True):
         yield _seated(seat, Setting("medusa", plan.speculation.shape, adaptive))
-    assert plan.inputs.head_files is not None
+    assert isinstance(plan.inputs.head_files, HeadsInput)
     longest = plan.inputs.head_files.num_heads
     seat = Seat(plan_of(trial.models, "medusa", trial.context, gamma=longest), trial.stop)
     for gamma in range(1, longest + 1):

@@ -8,11 +8,11 @@ from typing import Literal
 from specplan.arch import ModelArch
 from specplan.caches.draft_window import windowed
 from specplan.device import DeviceSpec
-from specplan.heads import Heads
+from specplan.heads import Eagle3Head, Heads
 from specplan.ledger import MemoryLedger
 from specplan.provenance import Figure
 from specplan.scenario import Scenario
-from specplan.speculation import Speculation
+from specplan.speculation import Drafter, Speculation
 from specplan.workload import Workload
 
 SCHEMA_VERSION = 1
@@ -55,6 +55,29 @@ class HeadsInput:
 
 
 @dataclass(frozen=True, slots=True)
+class Eagle3Input:
+    """A checkpoint of an EAGLE-3 head as the user named it.
+
+    Attributes:
+        reference: absolute path of its folder.
+        config_sha256: of its config and of the names and sizes of its tensors; a plan is stale when it changes.
+        head: that it has.
+    """
+
+    reference: str
+    config_sha256: str
+    head: Eagle3Head
+
+
+HeadFiles = HeadsInput | Eagle3Input
+
+
+def drafter_of(files: HeadFiles) -> Drafter:
+    """The drafter that a checkpoint of heads is for."""
+    return "medusa" if isinstance(files, HeadsInput) else "eagle3"
+
+
+@dataclass(frozen=True, slots=True)
 class PlanInputs:
     """What the plan was made from.
 
@@ -78,7 +101,12 @@ class PlanInputs:
     heads: Heads | None = None
     transformers_version: str | None = None
     host: DeviceSpec | None = None
-    head_files: HeadsInput | None = None
+    head_files: HeadsInput | Eagle3Input | None = None
+
+    def head_files_for(self, drafter: Drafter) -> HeadFiles | None:
+        """The checkpoint, where it is one of this drafter."""
+        files = self.head_files
+        return files if files is not None and drafter_of(files) == drafter else None
 
 
 @dataclass(frozen=True, slots=True)

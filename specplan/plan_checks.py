@@ -12,7 +12,7 @@ from specplan.caches.kv_formats import CACHE_FORMATS
 from specplan.dtypes import weight_format
 from specplan.errors import InputError, UnsupportedError
 from specplan.heads import Eagle3Head, MedusaHeads, MtpLayer, check_heads
-from specplan.plan import Plan
+from specplan.plan import Eagle3Input, Plan
 from specplan.speculation import TREE_DRAFTERS, Tree
 from specplan.trees import checked_tree
 
@@ -107,6 +107,7 @@ def _check_drafter(plan: Plan, where: str) -> None:
         raise InputError(f"{where}: speculation.drafter {drafter} and inputs.heads contradict each other")
     if plan.inputs.heads is not None:
         check_heads(plan.inputs.heads, speculation.shape, f"{where}: inputs.heads")
+        _check_features(plan, where)
     _check_head_files(plan, where)
     if (drafter == "draft_model") != (plan.inputs.draft is not None):
         raise InputError(f"{where}: speculation.drafter {drafter} and inputs.draft contradict each other")
@@ -123,12 +124,29 @@ def _check_drafter(plan: Plan, where: str) -> None:
         raise InputError(f"{where}: speculation.drafter {drafter} with num_exit_layers {speculation.num_exit_layers}")
 
 
+def _check_features(plan: Plan, where: str) -> None:
+    """An EAGLE-3 head reads layers that the target has, and proposes none but its tokens."""
+    heads, target = plan.inputs.heads, plan.inputs.target.arch
+    if not isinstance(heads, Eagle3Head):
+        return
+    if max(heads.feature_layers) > target.num_hidden_layers:
+        raise InputError(f"{where}: inputs.heads.feature_layers: the target has {target.num_hidden_layers} layers")
+    if heads.draft_vocab_size > target.vocab_size:
+        raise InputError(f"{where}: inputs.heads.draft_vocab_size is more than the target's {target.vocab_size}")
+    if plan.forward == "specplan" and isinstance(plan.speculation.shape, Tree):
+        raise InputError(f"{where}: forward is specplan, whose runtime drafts chains with eagle3, found a tree")
+
+
 def _check_head_files(plan: Plan, where: str) -> None:
     """The heads of a plan are the first ones of its checkpoint; without one they cannot run."""
     heads, files = plan.inputs.heads, plan.inputs.head_files
     if heads is not None and files is None and plan.forward == "specplan":
         raise InputError(f"{where}: forward is specplan, and inputs.head_files has no heads to load")
     if files is None:
+        return
+    if isinstance(files, Eagle3Input):
+        if heads != files.head:
+            raise InputError(f"{where}: inputs.heads and inputs.head_files contradict each other")
         return
     if not isinstance(heads, MedusaHeads) or (heads.num_layers, heads.shares_head) != (
         files.num_layers,

@@ -9,11 +9,31 @@ from hypothesis import strategies as st
 
 from specplan.arch import LatentArch, LayerType, LinearAttentionArch, MambaArch, MlpType, ModelArch, MoeArch
 from specplan.caches.draft_window import can_window
+from specplan.heads import Eagle3Head
 from specplan.speculation import Tree
 from tests.conftest import tiny_arch
 
 _PLACEMENTS: tuple[Literal["pre", "post", "sandwich", "parallel"], ...] = ("pre", "post", "sandwich", "parallel")
 _FAMILIES = {"pre": "llama", "post": "olmo2", "sandwich": "gemma2", "parallel": "gpt_neox"}
+
+
+@st.composite
+def eagle3_heads(draw: st.DrawFn, target: ModelArch) -> Eagle3Head:
+    """A head of any size for a target, with few tokens or all."""
+    kv_heads, layer = draw(st.integers(1, 4)), st.integers(0, target.num_hidden_layers)
+    return Eagle3Head(
+        intermediate_size=draw(st.integers(1, 150)),
+        num_attention_heads=kv_heads * draw(st.integers(1, 4)),
+        num_key_value_heads=kv_heads,
+        head_dim=2 * draw(st.integers(1, 20)),
+        draft_vocab_size=draw(st.integers(1, target.vocab_size)),
+        own_embedding=draw(st.booleans()),
+        feature_layers=(draw(layer), draw(layer), draw(layer)),
+        norm_before_residual=draw(st.booleans()),
+        rms_norm_eps=1e-5,
+        rope_theta=10000.0,
+        rope_scaling=None,
+    )
 
 
 @st.composite

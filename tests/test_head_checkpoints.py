@@ -16,7 +16,7 @@ from specplan import planfile
 from specplan.checks import check_plan
 from specplan.errors import InputError
 from specplan.knob import KNOBS
-from specplan.models.medusa import resolve_heads
+from specplan.models.heads import resolve_heads
 from specplan.models.replace import with_weights
 from specplan.models.resolve import resolve_model
 from specplan.plan import HeadsInput, Plan
@@ -34,7 +34,9 @@ def arch() -> Any:
 
 
 def resolved(folder: Path) -> HeadsInput:
-    return resolve_heads(str(folder), arch())
+    found = resolve_heads(str(folder), arch())
+    assert isinstance(found, HeadsInput)
+    return found
 
 
 def shape(found: HeadsInput) -> tuple[int, int, bool]:
@@ -129,8 +131,8 @@ def test_files_that_hold_no_heads_of_this_target_are_refused(tmp_path: Path, ten
         ({"medusa_num_layers": "1"}, "must be a whole number"),
         ({"medusa_num_heads": True}, "must be a whole number"),
         ({"hidden_size": 4096}, "hidden_size is 4096, this target's is 32"),
-        ({"speculators_model_type": "eagle3"}, "'eagle3' is not loaded yet"),
-        ({"architectures": ["LlamaForCausalLMEagle3"]}, "'LlamaForCausalLMEagle3' is not loaded yet"),
+        ({"speculators_model_type": "eagle"}, "'eagle' is not loaded, --heads takes Medusa and EAGLE-3 heads"),
+        ({"architectures": ["EAGLEModel"]}, "'EAGLEModel' is not loaded, --heads takes Medusa and EAGLE-3 heads"),
         ({"vocab_size": [1]}, r"vocab_size is \[1\]"),
     ],
 )
@@ -282,7 +284,7 @@ def test_options_that_contradict_heads(tmp_path: Path, options: Any, message: st
 def test_edited_plans_are_refused(tmp_path: Path) -> None:
     plan = medusa_plan(heads_folder(tmp_path / "heads", medusa_tensors(2)), alpha=0.9)
     files = plan.inputs.head_files
-    assert files is not None
+    assert isinstance(files, HeadsInput)
     for other, message in (
         (None, "no heads to load"),
         (dataclasses.replace(files, num_layers=2), "contradict"),

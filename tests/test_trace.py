@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 
 from specplan.caches.kv_formats import CACHE_FORMATS
 from specplan.formulas.memory import MemoryModel
-from specplan.heads import MedusaHeads
+from specplan.heads import Heads, MedusaHeads
 from specplan.plan import Plan
 from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan.workload import Workload
@@ -40,7 +40,7 @@ from specplan_runtime.engine import Engine
 from specplan_runtime.layout import place
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from tests.runtime_helpers import checkpoint, perturbed, plan_for, serve, with_knobs
-from tests.strategies import draft_contexts, runnable_archs, trees
+from tests.strategies import draft_contexts, eagle3_heads, runnable_archs, trees
 
 DRAFTERS = ("none", "ngram", "early_exit", "draft_model")
 #: The same, and trees that models draft.
@@ -280,7 +280,7 @@ WEIGHTS = st.sampled_from(["float32", "bfloat16", "float16", "int8"])
 
 @st.composite
 def random_plans(draw: st.DrawFn) -> Plan:
-    drafter = draw(st.sampled_from((*DRAFTERS, "medusa")))
+    drafter = draw(st.sampled_from((*DRAFTERS, "medusa", "eagle3")))
     base = make_plan("draft_model", "float32", 1)
     inputs = base.inputs
     assert inputs.draft is not None
@@ -288,7 +288,9 @@ def random_plans(draw: st.DrawFn) -> Plan:
     draft = dataclasses.replace(inputs.draft, arch=draw(runnable_archs())) if drafter == "draft_model" else None
     layers, context = target.arch.num_hidden_layers, draw(st.integers(1, 90))
     shape: Chain | Tree = Chain(0 if drafter == "none" else draw(st.integers(0, 6)))
-    heads = None
+    heads: Heads | None = None
+    if drafter == "eagle3":
+        heads = draw(eagle3_heads(target.arch))
     if drafter == "medusa":
         shape = draw(trees())
         heads = MedusaHeads(shape.depth, draw(st.integers(1, 2)), draw(st.booleans()), shape.topk)

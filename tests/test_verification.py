@@ -17,7 +17,7 @@ from specplan.arch import ModelArch
 from specplan.devices.bundled import device_profile
 from specplan.errors import UnsupportedError
 from specplan.formulas.memory import MemoryModel
-from specplan.heads import MedusaHeads
+from specplan.heads import Heads, MedusaHeads
 from specplan.models.config import read_config
 from specplan.plan import Plan
 from specplan.planner.analyze import analyze
@@ -26,7 +26,7 @@ from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan.workload import Workload
 from specplan_runtime.verification import verify
 from tests.conftest import model_input, tiny_question
-from tests.strategies import draft_contexts, family_configs, trees
+from tests.strategies import draft_contexts, eagle3_heads, family_configs, trees
 from tests.test_cli import ended
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "olmo2")
@@ -68,12 +68,14 @@ def arch_of(config: dict[str, Any]) -> ModelArch:
 @st.composite
 def arena_plans(draw: st.DrawFn) -> Plan:
     """Plans of the runtime's own forward: every family that it computes, every drafter, chains and trees."""
-    drafter = draw(st.sampled_from(("none", "ngram", "early_exit", "draft_model", "medusa")))
+    drafter = draw(st.sampled_from(("none", "ngram", "early_exit", "draft_model", "medusa", "eagle3")))
     arch = arch_of(draw(family_configs()))
     workload = draw(workloads((*FLOATS, "int8"), same_cache=False))
     draft = arch_of(draw(family_configs())) if drafter == "draft_model" else None
     shape: Chain | Tree = Chain(0 if drafter == "none" else draw(st.integers(1, 7)))
-    heads = None
+    heads: Heads | None = None
+    if drafter == "eagle3":
+        heads = draw(eagle3_heads(arch))
     if drafter == "medusa":
         shape = draw(trees())
         assume(not arch.windowed_layers(workload.context + shape.num_verify_tokens))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from specplan.errors import InputError, UnsupportedError
-from specplan.plan import ModelInput, Plan
+from specplan.plan import Eagle3Input, HeadsInput, ModelInput, Plan
 from specplan.speculation import Speculation, Tree
 from specplan_runtime import budget
 from specplan_runtime.arena import Arena
@@ -15,11 +16,14 @@ from specplan_runtime.decoder import Decoder
 from specplan_runtime.drafters.autoregressive import AutoregressiveDrafter
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.drafters.branching import BranchingDrafter
+from specplan_runtime.drafters.eagle3 import Eagle3Drafter
 from specplan_runtime.drafters.medusa import MedusaDrafter
 from specplan_runtime.drafters.model import DraftModel
 from specplan_runtime.drafters.ngram import NgramDrafter
+from specplan_runtime.eagle import Eagle3Pass
 from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, num_logits, place
+from specplan_runtime.loading.eagle3 import fill_eagle3_randomly, load_eagle3
 from specplan_runtime.loading.heads import load_heads
 from specplan_runtime.loading.load import Progress, fill_randomly, load_parameters
 from specplan_runtime.loading.sources import open_source
@@ -84,11 +88,8 @@ def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> As
     if random_weights:
         for model in parameters:
             fill_randomly(model)
-        for tensor in () if layout.medusa is None else layout.medusa.weight_tensors():
-            tensor.normal_(0, 0.02)
-    elif layout.medusa is not None and plan.inputs.head_files is not None:
-        load_heads(layout.medusa, plan.inputs.head_files, plan.inputs.target.arch)
-    decoders = tuple(Decoder(model) for model in parameters)
+    _fill_heads(plan, layout, random_weights)
+    decoders = make_decoders(layout)
     warm_up(layout, decoders, speculation=plan.speculation)
     return Assembly(
         layout=layout,
@@ -102,6 +103,28 @@ def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> As
     )
 
 
+def make_decoders(layout: Layout) -> tuple[Decoder, ...]:
+    """The target's, which shows its hidden states to a head that reads them, and with a draft model the draft's."""
+    decoders = tuple(Decoder(model) for model in (layout.target, layout.draft) if model is not None)
+    if layout.eagle3 is not None:
+        decoders[0].tap = layout.eagle3.tap
+    return decoders
+
+
+def _fill_heads(plan: Plan, layout: Layout, random_weights: bool) -> None:
+    """Heads from their files, or noise."""
+    files, arch = plan.inputs.head_files, plan.inputs.target.arch
+    if layout.medusa is not None and random_weights:
+        for tensor in layout.medusa.weight_tensors():
+            tensor.normal_(0, 0.02)
+    elif layout.medusa is not None and isinstance(files, HeadsInput):
+        load_heads(layout.medusa, files, arch)
+    if layout.eagle3 is not None and random_weights:
+        fill_eagle3_randomly(layout.eagle3)
+    elif layout.eagle3 is not None and isinstance(files, Eagle3Input):
+        load_eagle3(layout.eagle3, files, arch)
+
+
 @torch.inference_mode()
 def warm_up(layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculation) -> None:
     """Run every phase once at its full shape: libraries then hold all the scratch that they will ever want.
@@ -110,6 +133,10 @@ def warm_up(layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculat
     """
     for phase, work in layout.workspaces.items():
         shape = work.shape
+        if layout.eagle3 is not None and shape.joins:
+            for _ in run_head(layout, work):
+                pass
+            continue
         drafts = phase in ("prefill_draft", "draft")
         early_exit = phase == "draft" and layout.draft is None
         decoder = decoders[-1] if drafts else decoders[0]
@@ -122,6 +149,17 @@ def warm_up(layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculat
             del logits
     if layout.medusa is not None and layout.medusa_work is not None:
         run_medusa(layout.medusa, layout.medusa_work)
+
+
+def run_head(layout: Layout, work: Workspace, start: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+    """A pass of an EAGLE-3 head at its full shape, from position ``start`` on; gives its logits in tiles."""
+    assert layout.eagle3 is not None
+    head, shape = Eagle3Pass(layout.eagle3, layout.target), work.shape
+    n, batch = shape.num_rows // shape.batch_size, shape.batch_size
+    span = Span([[0] * n] * batch, [start] * batch, 0 if shape.phase.startswith("prefill") else None)
+    place = layout.eagle3.tap.places["prefill_target" if span.row is not None else "verify"]
+    head.forward(work, span, place[: shape.num_rows].view(batch, n, -1))
+    return head.logits(work, None, batch)
 
 
 def _models(plan: Plan) -> list[ModelInput]:
@@ -148,6 +186,9 @@ def make_drafter(plan: Plan, layout: Layout, decoders: tuple[Decoder, ...]) -> D
         return NgramDrafter(plan.workload.batch_size)
     if layout.medusa is not None and layout.medusa_work is not None:
         return MedusaDrafter(layout.medusa, layout.medusa_work, speculation.shape)
+    if layout.eagle3 is not None:
+        head = Eagle3Pass(layout.eagle3, layout.target)
+        return Eagle3Drafter(head, layout.workspaces["draft"], layout.workspaces["prefill_draft"])
     early = speculation.drafter == "early_exit"
     model = DraftModel(
         decoders[-1],  # the draft's, or the target's own for early exit

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from specplan_runtime.attention import Attention
+from specplan_runtime.embedding import embed
+from specplan_runtime.features import FeatureTap
 from specplan_runtime.mlp import dense, mixture
 from specplan_runtime.norms import apply_norm
 from specplan_runtime.parameters import Layer, Norm, Parameters
@@ -35,6 +37,8 @@ class Decoder:
         self._embedding_multiplier = float(torch.tensor(self.arch.embedding_multiplier, dtype=compute))
         #: The most that int8 kernels held outside the arena at one time, for the measured ledger.
         self.largest_output_bytes = 0
+        #: Takes hidden states of some layers along, for a drafter that reads them.
+        self.tap: FeatureTap | None = None
 
     def forward(self, work: Workspace, span: Span, num_layers: int | None = None) -> None:
         """Run the layers over ``span``; leaves the residual stream in ``work.hidden`` and K, V in the cache.
@@ -49,8 +53,10 @@ class Decoder:
         fed = max(span.num_rows, self._min_rows)
         self._embed(work, fed)
         self._attention.prepare(work, span, fed)
-        for layer in self.parameters.layers[:num_layers]:
+        for index, layer in enumerate(self.parameters.layers[:num_layers]):
+            self._show(work, index, fed)
             self._layer(work, span, layer, fed)
+        self._show(work, len(self.parameters.layers), fed)
 
     def logits(self, work: Workspace, rows: Sequence[int] | None, num_rows: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Logits in tiles of ``work.shape.logits_rows``: (index of the tile's first row, [R', V]).
@@ -103,19 +109,14 @@ class Decoder:
         return work.normed[row * h : (row + 1) * h]
 
     def _embed(self, work: Workspace, fed: int) -> None:
-        table, hidden = self.parameters.embedding, work.hidden[:fed]
-        ids = work.ids[:fed]
-        if table.dtype != torch.int8:
-            torch.index_select(table, 0, ids, out=hidden)
-        else:
-            rows = work.normed.view(torch.int8)[: hidden.numel()].view(hidden.shape)
-            scales = work.mean_square.view(-1).view(hidden.dtype)[:fed]
-            torch.index_select(table, 0, ids, out=rows)
-            torch.index_select(self.parameters.head.scale, 0, ids, out=scales)  # type: ignore[union-attr]
-            hidden.copy_(rows)
-            hidden.mul_(scales[:, None])
+        hidden = embed(self.parameters, work, fed)
         if self._embedding_multiplier != 1.0:
             hidden.mul_(self._embedding_multiplier)
+
+    def _show(self, work: Workspace, index: int, fed: int) -> None:
+        """The residual stream at the entry of a layer, for whoever wants it; ``work.normed`` is free there."""
+        if self.tap is not None:
+            self.tap.take(work.shape.phase, index, work.hidden[:fed], work.normed)
 
     def _layer(self, work: Workspace, span: Span, layer: Layer, fed: int) -> None:
         """Attention and MLP, with norms where the family has them."""

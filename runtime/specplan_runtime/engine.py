@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -186,6 +187,7 @@ class Engine:
             if old != new:
                 break
             shared += 1
+        shared = self.assembly.drafter.reusable(sequence, shared)
         layout, gamma = self.assembly.layout, self.plan.speculation.num_draft_nodes
         sequence.num_target_cached = layout.target.rewound(sequence.num_target_cached, shared, gamma)
         draft = layout.draft or layout.target
@@ -205,10 +207,12 @@ class Engine:
         cached = min(sequence.num_target_cached, len(sequence.tokens) - 1)
         sequence.num_target_cached = 0  # an interrupted prefill may have overwritten slots of a window
         chunk = self.assembly.prefill_chunk
-        last = prefill(self.assembly.target, work, chunk, sequence.row, sequence.tokens, cached)
+        target, tokens = self.assembly.target, sequence.tokens
+        last = prefill(target, work, chunk, sequence.row, tokens, cached, partial(self.drafter.follow, sequence))
         sequence.num_target_cached = len(sequence.tokens)
         token = self._next_token(work, last - 1, params, sequence.uniform)
         self.drafter.observe(sequence.row, self.assembly.target.last_normalized(work, 0))
+        self.drafter.follow(sequence, len(tokens) - last, last)
         emitted = sequence.emit([token], self.assembly.eos_token_ids, self.plan.workload.context)
         first = time.perf_counter()
         self.drafter.prefill(sequence)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 
 from specplan.draft_passes import draft_passes
-from specplan.heads import MedusaHeads
+from specplan.heads import Eagle3Head, MedusaHeads
 from specplan.plan import Plan
 from specplan.speculation import MODEL_DRAFTERS, Chain, Tree
 from specplan_runtime.arena import Arena
 from specplan_runtime.drafters.branching import BranchBuffers
+from specplan_runtime.eagle import Eagle3, Eagle3Sizes, place_eagle3
 from specplan_runtime.heads import Medusa, MedusaWorkspace, place_medusa, place_medusa_workspace
 from specplan_runtime.parameters import Parameters, Slots, place_parameters, slots_of
-from specplan_runtime.precision import draft_precision, target_precision
+from specplan_runtime.precision import draft_precision, head_precision, target_precision
 from specplan_runtime.workspace import PassShape, Workspace
 
 
@@ -30,6 +31,7 @@ class Layout:
         branches: what drafting a tree with a model keeps, None otherwise.
         medusa: heads, None without.
         medusa_work: their buffers in the draft phase.
+        eagle3: a head that drafts token by token, None without.
         tree: bool [n, n], place of the tree's mask, None on chains.
         workspaces: by phase; they share one region.
     """
@@ -41,6 +43,7 @@ class Layout:
     branches: BranchBuffers | None
     medusa: Medusa | None
     medusa_work: MedusaWorkspace | None
+    eagle3: Eagle3 | None
     tree: torch.Tensor | None
     workspaces: dict[str, Workspace]
 
@@ -75,18 +78,22 @@ def place(plan: Plan, arena: Arena) -> Layout:
     compute = target.precision.compute
     if isinstance(heads, MedusaHeads):
         medusa = place_medusa(arena, target_arch, heads, compute, batch, target.head)
+    eagle3 = None
+    if isinstance(heads, Eagle3Head):
+        sizes = Eagle3Sizes(batch, gamma, _chunk(plan), _head_slots(plan))
+        eagle3 = place_eagle3(arena, target, heads, head_precision(plan), sizes)
     workspaces = {}
     with arena.overlapping() as phases:
         for shape in pass_shapes(plan):
-            drafting = shape.phase in ("prefill_draft", "draft") and draft is not None
-            model = draft if drafting and draft is not None else target
+            drafting = shape.phase in ("prefill_draft", "draft")
+            model = (draft or (eagle3.parameters if eagle3 is not None else target)) if drafting else target
             with phases.alternative():
                 workspaces[shape.phase] = Workspace(arena, model.arch, model.precision, shape)
         if medusa is not None:
             with phases.alternative():
                 tile = max(2, min(speculation.logits_rows, batch))
                 medusa_work = place_medusa_workspace(arena, target_arch, compute, batch, tile)
-    return Layout(arena, target, draft, draft_probs, branches, medusa, medusa_work, tree, workspaces)
+    return Layout(arena, target, draft, draft_probs, branches, medusa, medusa_work, eagle3, tree, workspaces)
 
 
 def pass_shapes(plan: Plan) -> list[PassShape]:
@@ -106,6 +113,10 @@ def pass_shapes(plan: Plan) -> list[PassShape]:
         widest = draft_passes(speculation.shape, speculation.num_draft_nodes).widest
         shapes.append(PassShape("draft", batch * max(2, int(widest)), batch, draft, tile(batch * int(widest))))
     rows = batch * speculation.shape.num_verify_tokens
+    if speculation.drafter == "eagle3":
+        slots = _head_slots(plan)
+        shapes.append(PassShape("prefill_draft", chunk, 1, slots, 2, joins=True))
+        shapes.append(PassShape("draft", rows, batch, slots, tile(batch), joins=True))
     return [*shapes, PassShape("verify", rows, batch, target, tile(rows))]
 
 
@@ -136,6 +147,11 @@ def draft_slots(plan: Plan) -> Slots:
     passes = draft_passes(plan.speculation.shape, plan.speculation.num_draft_nodes)
     tokens = plan.workload.context + int(passes.num_rows)
     return slots_of(plan.draft_arch, tokens, _most_rows(plan))
+
+
+def _head_slots(plan: Plan) -> Slots:
+    """KV slots per sequence of an EAGLE-3 head: the last drafted token is never fed to it."""
+    return Slots(plan.workload.context + plan.speculation.num_draft_nodes, 0)
 
 
 def _chunk(plan: Plan) -> int:

@@ -266,6 +266,52 @@ def place_parameters(
     )
 
 
+def place_joining_layer(
+    arena: Arena, arch: ModelArch, precision: Precision, batch_size: int, slots: Slots, embedding: torch.Tensor
+) -> Parameters:
+    """Place a drafter's one layer, whose attention reads two rows of h side by side; norms of these are not its own.
+
+    Args:
+        arena: where.
+        arch: of the layer, its vocabulary is what it proposes.
+        precision: element types.
+        batch_size: B, sequences in the cache.
+        slots: KV slots per sequence.
+        embedding: [V, h], placed already.
+    """
+    place = _Placer(arena, "drafter", precision)
+    h, width = arch.hidden_size, arch.num_attention_heads * arch.head_dim
+    layer = Layer(
+        qkv=place.linear(arch.qkv_size, 2 * h, bias=False),
+        output=place.linear(h, width, bias=False),
+        gate_up=place.linear(2 * arch.intermediate_size, h, bias=False),
+        down=place.linear(h, arch.intermediate_size, bias=False),
+        experts=None,
+        attention_in=None,
+        attention_out=None,
+        mlp_in=place.norm(h, biased=False),
+        mlp_out=None,
+        query_norm=None,
+        key_norm=None,
+        slides=False,
+        windowed=False,
+        cache_index=0,
+    )
+    rows = (batch_size, arch.num_key_value_heads)
+    return Parameters(
+        arch=arch,
+        precision=precision,
+        embedding=embedding,
+        head=place.linear(arch.vocab_size, h, bias=False),
+        final_norm=place.norm(h, biased=False),
+        layers=[layer],
+        full=place.cache((1, *rows, slots.full), arch.head_dim),
+        windowed=place.cache((0, *rows, 0), arch.head_dim),
+        columns=place.constant(slots.full, torch.int64),
+        inverse_frequencies=[place.constant(arch.rotary_dim // 2, torch.float32)],
+    )
+
+
 def _place_layer(place: _Placer, arch: ModelArch, index: int, windowed: bool, cache_index: int) -> Layer:
     h, d, placement = arch.hidden_size, arch.head_dim, arch.norm_placement
     width, kv_width = arch.num_attention_heads * d, arch.num_key_value_heads * d

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,11 @@ def target_precision(plan: Plan) -> Precision:
 def draft_precision(plan: Plan) -> Precision:
     """Of the plan's draft."""
     return _precision(plan.workload.draft_dtype, plan.workload.draft_kv_dtype)
+
+
+def head_precision(plan: Plan) -> Precision:
+    """Of a drafter's layer that rides on the target: floats, whatever the target's matrices are."""
+    return dataclasses.replace(target_precision(plan), int8=False)
 
 
 def _precision(dtype: str, kv_dtype: str) -> Precision:

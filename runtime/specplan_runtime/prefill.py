@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 
+#: Called with the first token of a pass and how many it had.
+Follow = Callable[[int, int], None]
 
-def prefill(decoder: Decoder, work: Workspace, chunk: int, row: int, tokens: list[int], num_cached: int) -> int:
+
+def _nobody(start: int, num_tokens: int) -> None:
+    """Follows nothing."""
+
+
+def prefill(
+    decoder: Decoder,
+    work: Workspace,
+    chunk: int,
+    row: int,
+    tokens: list[int],
+    num_cached: int,
+    follow: Follow = _nobody,
+) -> int:
     """Store K and V of ``tokens[num_cached:]`` in a cache row.
 
     Args:
@@ -17,6 +34,7 @@ def prefill(decoder: Decoder, work: Workspace, chunk: int, row: int, tokens: lis
         row: cache row.
         tokens: the whole sequence.
         num_cached: leading tokens that the cache holds already.
+        follow: told the first token and the number of tokens of each pass but the last; may overwrite ``work``.
 
     Returns:
         How many tokens the last pass had; its hidden states are in ``work``. 0 when nothing was to do.
@@ -26,4 +44,6 @@ def prefill(decoder: Decoder, work: Workspace, chunk: int, row: int, tokens: lis
         piece = tokens[start : start + chunk]
         size = len(piece)
         decoder.forward(work, Span([piece], [start], row))
+        if start + chunk < len(tokens):
+            follow(start, size)
     return size

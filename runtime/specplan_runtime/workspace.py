@@ -22,6 +22,7 @@ class PassShape:
         batch_size: b, sequences in the pass.
         slots: KV slots per sequence.
         logits_rows: R, rows whose logits exist at one time.
+        joins: its layer reads an embedding beside a hidden state.
     """
 
     phase: str
@@ -29,6 +30,7 @@ class PassShape:
     batch_size: int
     slots: Slots
     logits_rows: int
+    joins: bool = False
 
 
 class Workspace:
@@ -41,6 +43,7 @@ class Workspace:
         angles: float32 [m, rotary_dim/2]; turned: the same, None for float32.
         cos, sin: the same shape, for each set of frequencies.
         hidden: [m, h]; normed: flat, m·max(h, H·d); projected: flat, m·h, None for int8 without experts.
+        joined: [m, 2h], None unless the pass joins.
         mean_square: float32 [m, 1]; mean: the same, None in RMS norms; float_rows: float32 [m, h], None for float32.
         qkv: flat, None for int8; rotated: flat, m·(H+H_k)·rotary_dim/2; queries: flat, T·H·d; scores: flat, T·H·S_x.
         kv_cast: flat, b·H_k·S_x·d, None unless the cache has another dtype.
@@ -96,6 +99,7 @@ class Workspace:
         self.projected = self._unless_int8(m * h, "projected")
         if self.projected is None and "moe" in arch.mlp_types:  # experts add their outputs up, whatever their kernels
             self.projected = self._take("projected", (m * h,), compute)
+        self.joined = self._take("joined", (m, 2 * h), compute) if self.shape.joins else None
         self.mean_square = self._take("norm", (m, 1), torch.float32)
         self.mean = self._take("norm", (m, 1), torch.float32) if arch.norm == "layer" else None
         self.float_rows = self._take("norm", (m, h), torch.float32) if compute.itemsize < 4 else None

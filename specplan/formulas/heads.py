@@ -17,6 +17,7 @@ from specplan.formulas.symbols import (
     V_d,
     d,
     e_o,
+    f_h,
     gamma,
     h,
     k_t,
@@ -28,6 +29,7 @@ from specplan.formulas.symbols import (
     w_t,
 )
 from specplan.formulas.weights import PARTS, part_bytes
+from specplan.formulas.workspace import ROWS
 
 _HEAD_ROWS = sympy.Max(B, 2, evaluate=False)
 
@@ -44,9 +46,18 @@ def medusa_padding() -> sympy.Expr:
 
 
 def eagle3_weights() -> sympy.Expr:
-    """Fusion of three features; a layer whose attention reads embedding and feature; four norms; head; token maps."""
+    """Fusion of three features; a layer whose attention reads embedding and feature; four norms; head; for every token
+    that it proposes the target's id, int64.
+    """
     attention = 2 * h * (H + 2 * H_k) * d + H * d * h
-    return s * (3 * h * h + attention + 3 * I * h + 4 * h + V_d * h + e_o * V * h) + 8 * V_d + V
+    return s * (3 * h * h + attention + 3 * I * h + 4 * h + V_d * h + e_o * V * h) + 8 * V_d
+
+
+def eagle3_padding() -> sympy.Expr:
+    """What alignment adds to them, tensor by tensor; the fusion is a matrix for each feature."""
+    matrices = 3 * padding(h * h * s) + padding(2 * h * (H + 2 * H_k) * d * s) + padding(H * d * h * s)
+    matrices += padding(2 * I * h * s) + padding(I * h * s) + padding(V_d * h * s) + e_o * padding(V * h * s)
+    return matrices + 4 * padding(h * s) + padding(8 * V_d)
 
 
 def mtp_weights() -> sympy.Expr:
@@ -60,9 +71,19 @@ def features() -> sympy.Expr:
     return aligned(n_f * sympy.Max(T, 2, evaluate=False) * h * s)
 
 
+def fused() -> sympy.Expr:
+    """Features, fused: of a prefill pass, and of all rows of a verify pass until the next step has taken them in."""
+    return aligned(ROWS * h * s) + aligned(sympy.Max(B * (gamma + 1), 2 - f_h, evaluate=False) * h * s)
+
+
 def joined() -> sympy.Expr:
     """What the layer of a head reads: the embedding of a token beside a hidden state, for every row."""
-    return aligned(2 * sympy.Max(T, 2, evaluate=False) * h * s)
+    return aligned(2 * ROWS * h * s)
+
+
+def scattered() -> sympy.Expr:
+    """One distribution of the draft over all tokens of the target, float32."""
+    return aligned(4 * V)
 
 
 def candidates() -> sympy.Expr:

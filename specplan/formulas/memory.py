@@ -121,11 +121,11 @@ class MemoryModel:
             source = self._own_source("draft" if draft else "target")
             drafts = phase in ("prefill_draft", "draft")
             if drafts and self.scenario.speculation.drafter in HEAD_DRAFTERS:
-                source = "exact" if isinstance(self.scenario.heads, MedusaHeads) else "modelled"
+                source = self._head_source
             for formula_id in _MEDUSA_WORKSPACE if "K_h" in values else _WORKSPACE:
                 yield term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values, source)
             if drafts and isinstance(self.scenario.heads, Eagle3Head | MtpLayer):
-                yield term(f"{phase}.joined", "runtime", phase, "joined", values, "modelled")
+                yield term(f"{phase}.joined", "runtime", phase, "joined", values, source)
             if not drafts or self.scenario.heads is None:
                 owner: Literal["target", "draft"] = "draft" if draft else "target"
                 kind = self.scenario.device.kind
@@ -174,17 +174,55 @@ class MemoryModel:
             yield term("drafter.features", "drafter", "resident", "features", kept)
             yield term("drafter.candidates", "drafter", "resident", "candidates", kept)
             return
+        if isinstance(heads, Eagle3Head):
+            yield from self._eagle3_terms(heads)
+            return
         layer = head_layer(heads, self.scenario.target)
         own = arch_values(layer)
         slots = slot_values(layer, self.target_slots, self._written)
-        weights = "eagle3_weights" if isinstance(heads, Eagle3Head) else "mtp_weights"
         kept = values | {"T": np.maximum(self._chunk, self._verify_rows)}
-        if isinstance(heads, MtpLayer) and self._weights("target").stored is not None:
+        if self._weights("target").stored is not None:
             yield mtp_term(heads, self.scenario.target, values | own)
         else:
-            yield term("drafter.weights", "drafter", "resident", weights, values | own | {"V": values["V"]})
+            yield term("drafter.weights", "drafter", "resident", "mtp_weights", values | own | {"V": values["V"]})
         yield term("drafter.kv_cache", "drafter", "resident", "kv_cache", values | own | slots)
         yield term("drafter.features", "drafter", "resident", "features", kept, "modelled")
+
+    def _eagle3_terms(self, heads: Eagle3Head) -> Iterator[Term]:
+        """A layer with a cache of its own, what it reads of the target, and what its proposals were drawn from."""
+        own, gamma = self._eagle3_values(heads), {"gamma": self.knobs.gamma}
+        whole = own | {"V": self.scenario.target.vocab_size}
+        items = (
+            ("drafter.weights", "eagle3_weights", whole),
+            ("drafter.weight_padding", "eagle3_padding", whole),
+            ("drafter.kv_cache", "kv_cache", own),
+            ("drafter.kv_padding", "kv_padding", own),
+            ("drafter.constants", "constants", own),
+            ("drafter.features", "fused", own | gamma | {"T": self._chunk}),
+            ("draft_probs", "draft_probs", own | gamma),
+            ("drafter.scattered", "scattered", whole),
+        )
+        for name, formula_id, values in items:
+            textbook = formula_id in ("eagle3_weights", "kv_cache")
+            yield term(name, "drafter", "resident", formula_id, values, "exact" if textbook else self._head_source)
+
+    def _eagle3_values(self, heads: Eagle3Head) -> dict[str, Value]:
+        """The layer in floats, whatever the target's weights are; its cache is in the format of the target's."""
+        workload, target = self.scenario.workload, self.scenario.target
+        layer = head_layer(heads, target)
+        compute = weight_format(workload.dtype, target.stored).compute_dtype
+        slots = slot_values(layer, self.draft_slots, self._written)
+        cache = {"B": workload.batch_size, "C": workload.context} | slots
+        return arch_values(layer) | precision_values(compute, workload.kv_dtype) | cache | head_values(heads)
+
+    @property
+    def _head_source(self) -> Source:
+        """Exact for heads that the runtime runs: Medusa's, and EAGLE-3 layers that draft chains."""
+        speculation = self.scenario.speculation
+        runs = speculation.drafter == "medusa" or (
+            speculation.drafter == "eagle3" and isinstance(speculation.shape, Chain)
+        )
+        return "exact" if runs else "modelled"
 
     @property
     def _verify_rows(self) -> Value:
@@ -254,11 +292,17 @@ class MemoryModel:
         if isinstance(heads, MedusaHeads):
             yield "draft", target | head_values(heads) | {"R": self._tile(batch)}
             return
-        layer = head_layer(heads, self.scenario.target)
-        own = target | arch_values(layer) | slot_values(layer, self.target_slots, self._written)
+        if isinstance(heads, Eagle3Head):
+            own = self._eagle3_values(heads)
+            # what was accepted is taken in again, with the target's own features: all rows of a verify pass at most
+            rows = self._verify_rows if isinstance(shape, Chain) else batch * max(_widest(shape), shape.depth + 1)
+            drawn = batch if isinstance(shape, Chain) else rows
+        else:
+            layer = head_layer(heads, self.scenario.target)
+            own = target | arch_values(layer) | slot_values(layer, self.target_slots, self._written)
+            rows = drawn = batch * _widest(shape)
         yield "prefill_draft", own | {"T": self._chunk, "b": 1, "R": 2}
-        rows = batch * _widest(shape)
-        yield "draft", own | {"T": rows, "b": batch, "R": self._tile(rows)}
+        yield "draft", own | {"T": rows, "b": batch, "R": self._tile(drawn)}
 
     def _tile(self, rows: Value) -> Value:
         """Rows of logits at one time: at least two, at most what the pass has."""

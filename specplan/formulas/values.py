@@ -139,7 +139,7 @@ def head_values(heads: Heads) -> dict[str, Value]:
         proposals: dict[str, Value] = {"K_h": heads.num_heads, "k_t": heads.topk}
         return proposals | {"n_r": heads.num_layers, "s_h": int(heads.shares_head), "n_f": 1}
     if isinstance(heads, Eagle3Head):
-        return {"V_d": heads.draft_vocab_size, "e_o": int(heads.own_embedding), "n_f": 3}
+        return {"V_d": heads.draft_vocab_size, "e_o": int(heads.own_embedding)}
     return {"n_f": 1}
 
 

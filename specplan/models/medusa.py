@@ -17,7 +17,6 @@ from typing import Any
 
 from specplan.arch import ModelArch
 from specplan.errors import InputError, UnsupportedError
-from specplan.json_input import read_json
 from specplan.models.medusa_names import MedusaNames, medusa_names
 from specplan.models.safetensors_header import read_headers
 from specplan.models.tensors import TensorEntry
@@ -31,33 +30,24 @@ ACCEPTANCE_NAME = "acceptance.json"
 #: The files that may hold heads, the first of them that is there.
 FILE_NAMES = (SAFETENSORS_NAME, "model.safetensors", PICKLE_NAME)
 
-_MAX_CONFIG_BYTES = 1 << 20
 #: Entries of a .pt, and bytes of its pickle, that more heads than anyone trains would need.
 _MAX_ENTRIES, _MAX_PICKLE_BYTES = 4096, 1 << 20
 _FLOATS = ("F32", "F16", "BF16")
 
 
-def resolve_heads(reference: str, arch: ModelArch) -> HeadsInput:
+def medusa_input(folder: Path, config: dict[str, Any], config_path: Path, arch: ModelArch) -> HeadsInput:
     """Read what a folder of Medusa heads holds, without reading any of their weights.
 
     Args:
-        reference: the folder.
+        folder: where they are.
+        config: content of its config.json.
+        config_path: that file.
         arch: of the target that they are for.
 
     Raises:
-        InputError: no such folder, a damaged file, or heads of another target's sizes.
+        InputError: a damaged file, or heads of another target's sizes.
         UnsupportedError: tensors or a format that Medusa heads do not have.
     """
-    try:
-        folder = Path(reference).expanduser()
-        if not folder.is_dir():
-            raise InputError(f"--heads {reference}: no such folder")
-    except (OSError, ValueError, RuntimeError):  # too long for a name, a null byte, no such user
-        raise InputError(f"--heads {reference[:80]!r}: no such folder") from None
-    config_path = folder / CONFIG_NAME
-    config = read_json(config_path, "config", _MAX_CONFIG_BYTES)
-    if not isinstance(config, dict):
-        raise InputError(f"{config_path}: must be an object")
     _refuse_others(config, config_path)
     path = heads_file(folder)
     layers = _layers(config, arch, config_path)
@@ -76,13 +66,13 @@ def resolve_heads(reference: str, arch: ModelArch) -> HeadsInput:
 
 
 def _refuse_others(config: dict[str, Any], path: Path) -> None:
-    """EAGLE heads, and whatever the speculators library writes, say what they are."""
+    """Other EAGLE heads, and whatever else the speculators library writes, say what they are."""
     kind = config.get("speculators_model_type")
     architectures = config.get("architectures")
     named = [kind] if kind is not None else architectures if isinstance(architectures, list) else []
     for name in map(str, named):
         if kind is not None or "eagle" in name.lower():
-            raise UnsupportedError(f"{path}: {name[:40]!r} is not loaded yet, --heads takes Medusa heads")
+            raise UnsupportedError(f"{path}: {name[:40]!r} is not loaded, --heads takes Medusa and EAGLE-3 heads")
 
 
 def heads_file(folder: Path) -> Path:

@@ -6,9 +6,9 @@ import dataclasses
 
 from specplan.arch import ModelArch
 from specplan.errors import InputError
-from specplan.models.medusa import resolve_heads
+from specplan.models.heads import resolve_heads
 from specplan.models.resolve import resolve_model
-from specplan.plan import HeadsInput, ModelInput, Plan
+from specplan.plan import HeadFiles, ModelInput, Plan
 
 #: What may differ between two descriptions of one model: these size nothing and compute nothing, and the
 #: dtype of a plan says how weights are held.
@@ -43,7 +43,7 @@ def with_weights(plan: Plan, target: str | None, draft: str | None, heads: str |
     )
 
 
-def _fresh_heads(planned: HeadsInput | None, reference: str | None, target: ModelArch) -> HeadsInput | None:
+def _fresh_heads(planned: HeadFiles | None, reference: str | None, target: ModelArch) -> HeadFiles | None:
     if planned is None:
         return None
     found = resolve_heads(reference or planned.reference, target)
@@ -52,7 +52,7 @@ def _fresh_heads(planned: HeadsInput | None, reference: str | None, target: Mode
     return found
 
 
-def stale_heads(heads: HeadsInput, target: ModelArch) -> str | None:
+def stale_heads(heads: HeadFiles, target: ModelArch) -> str | None:
     """Why the plan no longer describes its heads; None when it still does.
 
     Raises:

@@ -8,7 +8,7 @@ from specplan.acceptance_profiles import AcceptanceProfile, acceptance_profiles,
 from specplan.errors import InputError
 from specplan.models.known import bundled_name
 from specplan.models.medusa import ACCEPTANCE_NAME
-from specplan.plan import HeadsInput, ModelInput
+from specplan.plan import HeadFiles, ModelInput, drafter_of
 from specplan.profiles import normalize
 
 
@@ -38,18 +38,18 @@ def matching_profiles(
     )
 
 
-def heads_profile(heads: HeadsInput | None, target: ModelInput) -> tuple[AcceptanceProfile, ...]:
+def heads_profile(heads: HeadFiles | None, target: ModelInput) -> tuple[AcceptanceProfile, ...]:
     """What was measured of the very heads that are given, where they bring it; none for another target's files.
 
     Raises:
         InputError: a file beside the heads that is not a profile of them.
     """
     path = Path(heads.reference) / ACCEPTANCE_NAME if heads is not None else None
-    if path is None or not path.is_file():
+    if heads is None or path is None or not path.is_file():
         return ()
-    profile = read_acceptance(path)
-    if profile.drafter != "medusa":
-        raise InputError(f"{path}: is a profile of drafter {profile.drafter}, expected medusa")
+    profile, drafter = read_acceptance(path), drafter_of(heads)
+    if profile.drafter != drafter:
+        raise InputError(f"{path}: is a profile of drafter {profile.drafter}, expected {drafter}")
     return (profile,) if _is_of(target, bundled_name(target), profile.target, profile.target_sha256) else ()
 
 

@@ -19,7 +19,7 @@ from specplan.planner.question_checks import check_question
 from specplan.planner.space import Candidates, all_candidates
 from specplan.planner.timing import step_source
 from specplan.provenance import Figure, weakest
-from specplan.speculation import HEAD_DRAFTERS
+from specplan.speculation import HEAD_DRAFTERS, Chain
 
 
 def analyze(question: Question) -> Plan | Infeasible:
@@ -69,7 +69,7 @@ def _inputs(question: Question, choice: Choice) -> PlanInputs:
         draft=inputs.draft if drafter == "draft_model" else None,
         heads=choice.scenario.heads,
         host=choice.scenario.host,
-        head_files=inputs.head_files if drafter == "medusa" else None,
+        head_files=inputs.head_files_for(drafter),
     )
 
 
@@ -81,7 +81,8 @@ def _forward(choice: Choice, inputs: PlanInputs) -> Literal["specplan", "transfo
     models = ((inputs.target, workload.dtype), (inputs.draft, workload.draft_dtype))
     loads = all(runnable(model.arch) and runtime_loads(model, dtype) for model, dtype in models if model is not None)
     has_heads = speculation.drafter not in HEAD_DRAFTERS or inputs.head_files is not None
-    runs = loads and has_heads and speculation.draft_device == "device"
+    drafts = speculation.drafter != "eagle3" or isinstance(speculation.shape, Chain)
+    runs = loads and has_heads and drafts and speculation.draft_device == "device"
     return "specplan" if runs else "unsupported"
 
 

@@ -13,9 +13,9 @@ from specplan.devices.local import fingerprint
 from specplan.devices.resolve import is_local, resolve_device
 from specplan.dtypes import float_bytes, weight_dtype, weight_format
 from specplan.errors import InputError
-from specplan.models.medusa import resolve_heads
+from specplan.models.heads import resolve_heads
 from specplan.models.resolve import resolve_model
-from specplan.plan import HeadsInput, ModelInput, PlanInputs
+from specplan.plan import HeadFiles, ModelInput, PlanInputs, drafter_of
 from specplan.planner.acceptance_match import heads_profile, matching_profiles
 from specplan.planner.axes import batches, draft_caches, draft_contexts, draft_devices, exit_layers, precisions
 from specplan.planner.lengths import lengths
@@ -109,7 +109,7 @@ def ask(
     return Question(
         inputs=inputs,
         workload=workload,
-        drafters=_drafters(drafter, draft_input, num_speculative_tokens, forward, head_files is not None),
+        drafters=_drafters(drafter, draft_input, num_speculative_tokens, forward, head_files),
         alpha=alpha,
         num_speculative_tokens=num_speculative_tokens,
         max_speculative_tokens=_DEFAULT_MAX_SPECULATIVE_TOKENS,
@@ -159,7 +159,7 @@ def _profiles(
     draft: ModelInput | None,
     category: str,
     local: bool,
-    heads: HeadsInput | None,
+    heads: HeadFiles | None,
 ) -> tuple[AcceptanceProfile, ...]:
     """The named acceptance profile, or those of the models: of the heads, then what this machine measured, then ours.
 
@@ -198,7 +198,7 @@ def _transformers_version(forward: str) -> str | None:
 
 
 def _drafters(
-    drafter: str, draft: ModelInput | None, num_speculative_tokens: int | None, forward: str, has_heads: bool
+    drafter: str, draft: ModelInput | None, num_speculative_tokens: int | None, forward: str, heads: HeadFiles | None
 ) -> tuple[Drafter, ...]:
     if drafter == "draft_model" and draft is None:
         raise InputError("--drafter draft_model needs --draft with the draft model")
@@ -208,8 +208,8 @@ def _drafters(
         raise InputError(f"--draft is of no use with --drafter {drafter}")
     if drafter == AUTO:
         own = ("none", "ngram") if forward == "transformers" else _SELF_SUFFICIENT
-        given = {"draft_model": draft is not None, "medusa": has_heads}
-        return tuple(name for name in DRAFTERS if name in own or given.get(name, False))
+        given = [*(["draft_model"] if draft is not None else []), *([drafter_of(heads)] if heads is not None else [])]
+        return tuple(name for name in DRAFTERS if name in own or name in given)
     return ("none", *(name for name in DRAFTERS if name == drafter and name != "none"))
 
 
@@ -241,15 +241,18 @@ def _shares_head(share_head: bool, drafter: str) -> bool:
     return share_head
 
 
-def _head_files(heads: str, target: ModelInput, drafter: str, share_head: bool, forward: str) -> HeadsInput:
-    """The checkpoint of Medusa heads."""
-    if drafter not in (AUTO, "medusa"):
-        raise InputError(f"--heads is of no use with --drafter {drafter}: it names Medusa heads")
+def _head_files(heads: str, target: ModelInput, drafter: str, share_head: bool, forward: str) -> HeadFiles:
+    """The checkpoint of Medusa heads or of an EAGLE-3 head."""
+    if drafter not in (AUTO, "medusa", "eagle3"):
+        raise InputError(f"--heads is of no use with --drafter {drafter}: it names heads of medusa or eagle3")
     if share_head:
         raise InputError("--share-head is for heads without --heads, whose files say whether they share it")
     if forward != "specplan":
         raise InputError(f"--heads is of no use with --forward {forward}")
-    return resolve_heads(heads, target.arch)
+    found = resolve_heads(heads, target.arch)
+    if drafter not in (AUTO, drafter_of(found)):
+        raise InputError(f"--heads {heads}: holds heads of {drafter_of(found)}, not of --drafter {drafter}")
+    return found
 
 
 def _kv_dtype(name: str, model: ModelInput, weights: str) -> str:

@@ -18,6 +18,9 @@ from specplan.speculation import HEAD_DRAFTERS
 from specplan.speed.acceptance import ASSUMED_ALPHA
 from specplan.units import counted, format_bytes
 
+#: Drafters whose heads the runtime loads.
+_LOADED_HEADS = ("medusa", "eagle3")
+
 
 def notes(question: Question, variant: Variant | None = None) -> tuple[str, ...]:
     """What a reader should know besides the figures.
@@ -54,11 +57,20 @@ def notes(question: Question, variant: Variant | None = None) -> tuple[str, ...]
     if question.inputs.transformers_version is not None:
         version = question.inputs.transformers_version
         found.append(f"workspace of the forward of transformers {version}, which the runtime does not run yet")
-    if "medusa" in question.drafters and question.inputs.head_files is None:
-        found.append("no heads to load without --heads: a plan for reading")
-    if any(drafter in HEAD_DRAFTERS and drafter != "medusa" for drafter in question.drafters):
-        found.append("the runtime loads Medusa heads only: a plan for reading")
+    found += _head_notes(question, variant)
     return tuple(dict.fromkeys(found))
+
+
+def _head_notes(question: Question, variant: Variant | None) -> list[str]:
+    """Heads that the runtime does not load, or does not draft with as planned."""
+    found = []
+    if any(drafter in _LOADED_HEADS for drafter in question.drafters) and question.inputs.head_files is None:
+        found.append("no heads to load without --heads: a plan for reading")
+    if any(drafter in HEAD_DRAFTERS and drafter not in _LOADED_HEADS for drafter in question.drafters):
+        found.append(f"the runtime loads heads of {' and '.join(_LOADED_HEADS)} only: a plan for reading")
+    if variant is not None and variant.drafter == "eagle3" and variant.tree is not None:
+        found.append("the runtime drafts chains with eagle3, not trees: a plan for reading")
+    return found
 
 
 def _rate_notes(question: Question, variant: Variant | None) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from specplan.acceptance_profiles import ALL, AcceptanceProfile
-from specplan.plan import ModelInput, PlanInputs
+from specplan.plan import HeadsInput, ModelInput, PlanInputs
 from specplan.speculation import MAX_NODES, TREE_DRAFTERS, DraftDevice, Drafter, Tree
 from specplan.speed.step_times import StepTimeTable
 from specplan.workload import Workload
@@ -100,14 +100,14 @@ class Question:
     def heads_share_output(self) -> bool:
         """Whether Medusa heads end in the target's output head: as asked, or as their checkpoint has them."""
         files = self.inputs.head_files
-        return self.shares_head if files is None else files.shares_head
+        return files.shares_head if isinstance(files, HeadsInput) else self.shares_head
 
     def most_heads(self, drafter: Drafter) -> int:
         """Positions that a drafter can propose: of Medusa heads as many as their checkpoint has, or are published."""
         files = self.inputs.head_files
         if drafter != "medusa":
             return MAX_NODES
-        return PUBLISHED_HEADS if files is None else files.num_heads
+        return files.num_heads if isinstance(files, HeadsInput) else PUBLISHED_HEADS
 
     def longest_chain(self, drafter: Drafter) -> int:
         """The largest γ that is tried: the given one; of Medusa heads no more than there are."""

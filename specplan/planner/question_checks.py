@@ -7,6 +7,7 @@ from specplan.arch_checks import MAX_BUDGET_BYTES, check_kernels
 from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError, UnsupportedError
 from specplan.knob import KNOBS, Knob
+from specplan.plan import HeadsInput
 from specplan.planner.question import Question
 from specplan.speculation import MODEL_DRAFTERS
 from specplan.speed.work import layer_work
@@ -81,7 +82,7 @@ def _check_rates(question: Question) -> None:
 def _check_heads(question: Question) -> None:
     """Proposals that lie deeper than the checkpoint has heads."""
     files, chain = question.inputs.head_files, question.num_speculative_tokens
-    if files is None:
+    if not isinstance(files, HeadsInput):
         return
     tree = question.tree
     if tree is not None:

@@ -12,7 +12,7 @@ from specplan.formulas.memory import MemoryModel
 from specplan.heads import MedusaHeads
 from specplan.knob import KNOBS, Knob
 from specplan.ledger import MemoryLedger
-from specplan.plan import PlanInputs
+from specplan.plan import HeadsInput, PlanInputs
 from specplan.planner.ask import ask
 from specplan.planner.notes import notes
 from specplan.planner.question import Question
@@ -180,7 +180,11 @@ def _limit(question: Question, knob: Knob, scenario: Scenario) -> int:
     shape, files = scenario.speculation.shape, question.inputs.head_files
     if knob.name == "num_draft_nodes" and isinstance(shape, Tree):
         return shape.num_draft_nodes
-    if knob.name == "num_speculative_tokens" and isinstance(scenario.heads, MedusaHeads) and files is not None:
+    if (
+        knob.name == "num_speculative_tokens"
+        and isinstance(scenario.heads, MedusaHeads)
+        and isinstance(files, HeadsInput)
+    ):
         return min(knob.limit, files.num_heads)
     return knob.limit
 

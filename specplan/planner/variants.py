@@ -11,6 +11,7 @@ from specplan.caches.draft_window import windowed
 from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError
 from specplan.heads import Heads, MedusaHeads, published_heads
+from specplan.plan import Eagle3Input
 from specplan.planner.acceptance import acceptance_of
 from specplan.planner.question import Question
 from specplan.planner.topology import best_tree
@@ -177,9 +178,10 @@ def scenario_of(question: Question, variant: Variant, speculation: Speculation |
 
 def _heads(question: Question, drafter: Drafter, shape: Chain | Tree) -> Heads | None:
     """The heads that a shape needs: as the checkpoint has them, or as published ones do."""
-    found, files = published_heads(drafter, question.inputs.target.arch, shape, question.shares_head), None
-    if drafter == "medusa":
-        files = question.inputs.head_files
+    found = published_heads(drafter, question.inputs.target.arch, shape, question.shares_head)
+    files = question.inputs.head_files_for(drafter)
+    if isinstance(files, Eagle3Input):
+        return files.head
     if files is None or not isinstance(found, MedusaHeads):
         return found
     return dataclasses.replace(found, num_layers=files.num_layers, shares_head=files.shares_head)

@@ -27,6 +27,13 @@ class AutoregressiveDrafter:
         """Take in the prompt."""
         self._model.prefill(sequence)
 
+    def follow(self, sequence: Sequence, start: int, num_tokens: int) -> None:
+        """A draft that reads tokens prefills them by itself."""
+
+    def reusable(self, sequence: Sequence, num_shared: int) -> int:
+        """All of them: the draft's own cache is rewound with the target's."""
+        return num_shared
+
     def propose(self, rows: Rows[Sequence | None], limits: Rows[int], params: SamplingParams) -> list[list[int]]:
         """Draft as far as the row with the highest limit; rows with lower limits get fewer."""
         self._model.catch_up(rows)

@@ -17,6 +17,12 @@ class Drafter(Protocol):
     def prefill(self, sequence: Sequence) -> None:
         """Take in the tokens of a sequence but the last; called after the target's prefill."""
 
+    def follow(self, sequence: Sequence, start: int, num_tokens: int) -> None:
+        """See that the target has just prefilled tokens of a sequence from ``start`` on; its pass is still in place."""
+
+    def reusable(self, sequence: Sequence, num_shared: int) -> int:
+        """Leading tokens, of the first ``num_shared`` ones, that the target need not prefill again for the drafter."""
+
     def propose(self, rows: Rows[Sequence | None], limits: Rows[int], params: SamplingParams) -> list[list[int]]:
         """For each cache row, at most ``limits[row]`` tokens; none for rows that are None."""
 
@@ -35,6 +41,13 @@ class NoDrafter:
 
     def prefill(self, sequence: Sequence) -> None:
         """Nothing to take in."""
+
+    def follow(self, sequence: Sequence, start: int, num_tokens: int) -> None:
+        """Nothing to see."""
+
+    def reusable(self, sequence: Sequence, num_shared: int) -> int:
+        """All of them."""
+        return num_shared
 
     def propose(self, rows: Rows[Sequence | None], limits: Rows[int], params: SamplingParams) -> list[list[int]]:
         """Nothing."""

@@ -75,6 +75,13 @@ class BranchingDrafter:
         """Take in the prompt."""
         self._model.prefill(sequence)
 
+    def follow(self, sequence: Sequence, start: int, num_tokens: int) -> None:
+        """A draft that reads tokens prefills them by itself."""
+
+    def reusable(self, sequence: Sequence, num_shared: int) -> int:
+        """All of them: the draft's own cache is rewound with the target's."""
+        return num_shared
+
     def propose(self, rows: Rows[Sequence | None], limits: Rows[int], params: SamplingParams) -> list[list[int]]:
         """The whole tree for every active row that can use a token of it."""
         if not any(limits):

@@ -87,6 +87,12 @@ class FileTiles:
             rows = torch.frombuffer(_read_rows(path, entry, first, count), dtype=self._DTYPES[entry.dtype])
             yield first, rows.view(count, *entry.shape[1:])
 
+    def integers(self, name: str) -> torch.Tensor:
+        """A vector of integers."""
+        entry = self.entries[name]
+        data = _read_rows(self.files[entry.file], entry, 0, entry.shape[0])
+        return torch.frombuffer(data, dtype=torch.int64 if entry.dtype == "I64" else torch.int32)
+
 
 class SafetensorsSource(FileTiles):
     """A folder of safetensors files.

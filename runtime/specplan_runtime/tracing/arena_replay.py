@@ -9,6 +9,7 @@ import torch
 from specplan.errors import UnsupportedError
 from specplan.plan import ModelInput, Plan
 from specplan_runtime.arena import ALIGNMENT, Arena
+from specplan_runtime.build import make_decoders, run_head
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, num_logits, place
@@ -29,6 +30,7 @@ _WORKSPACE_ITEMS = (
     "hidden",
     "normed",
     "projected",
+    "joined",
     "norm",
     "scratch",
     "medusa_block",
@@ -49,7 +51,7 @@ def replay_arena(plan: Plan, announce: Callable[[str], None]) -> Iterator[Traced
     layout = place(plan, Arena(block))
     resident_end = _resident_end(layout)
     yield from _resident(plan, layout, resident_end)
-    decoders = [Decoder(model) for model in (layout.target, layout.draft) if model is not None]
+    decoders = list(make_decoders(layout))
     outside = 0
     for phase, run in _phases(plan, layout, decoders):
         announce(phase)
@@ -71,9 +73,10 @@ def _capacity(plan: Plan) -> int:
 
 def _resident_end(layout: Layout) -> int:
     """One past the last byte of the tensors that stay."""
+    models = (layout.target, layout.draft, layout.eagle3)
     ends = [
         (tensor.storage_offset() + _span(tensor)) * tensor.itemsize
-        for part in (layout.target, layout.draft, layout.draft_probs, layout.branches, layout.medusa, layout.tree)
+        for part in (*models, layout.draft_probs, layout.branches, layout.medusa, layout.tree)
         for tensor in tensors_in(part)
         if tensor.numel()
     ]
@@ -113,6 +116,9 @@ def _phases(plan: Plan, layout: Layout, decoders: list[Decoder]) -> Iterator[tup
     """Each phase with what replays it at its full shape, its rows at the end of the context."""
     topology = topology_of(plan.speculation.shape, layout.tree)
     for phase, work in layout.workspaces.items():
+        if layout.eagle3 is not None and work.shape.joins:
+            yield phase, _head_pass(layout, work)
+            continue
         drafts = phase in ("prefill_draft", "draft")
         decoder = decoders[-1] if drafts else decoders[0]
         layers = plan.speculation.num_exit_layers if phase == "draft" and layout.draft is None else None
@@ -128,15 +134,28 @@ def _phases(plan: Plan, layout: Layout, decoders: list[Decoder]) -> Iterator[tup
         yield "draft", lambda: run_medusa(medusa, medusa_work)
 
 
+def _head_pass(layout: Layout, work: Workspace) -> Callable[[], None]:
+    def run() -> None:
+        start = max(0, work.shape.slots.full - work.shape.num_rows // work.shape.batch_size)
+        _sample(work, run_head(layout, work, start))
+
+    return run
+
+
 def _pass(decoder: Decoder, work: Workspace, span: Span, layers: int | None, num_logits: int) -> Callable[[], None]:
     def run() -> None:
         decoder.forward(work, span, layers)
-        sampler = RowSampler(work, _SAMPLING)
-        for _, logits in decoder.logits(work, None, num_logits):
-            torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)])
-            sampler.load(logits[0])
-            sampler.accept(0, None, _half)
-            sampler.draw(_half)
-            del logits
+        _sample(work, decoder.logits(work, None, num_logits))
 
     return run
+
+
+def _sample(work: Workspace, tiles: Iterator[tuple[int, torch.Tensor]]) -> None:
+    """Everything that is done with logits: arg-max, and acceptance of one row."""
+    sampler = RowSampler(work, _SAMPLING)
+    for _, logits in tiles:
+        torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)])
+        sampler.load(logits[0])
+        sampler.accept(0, None, _half)
+        sampler.draw(_half)
+        del logits  # an int8 head is about to allocate the next tile

@@ -1,0 +1,45 @@
+"""``FeatureTap``: hidden states of some of the target's layers, fused as they come by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from specplan_runtime.linear import FloatLinear
+
+
+@dataclass(slots=True)
+class FeatureTap:
+    """The fusion of an EAGLE-3 head, layer by layer: what is kept of a row is its fused feature alone.
+
+    The product with three features side by side is the sum of three products, so the features never lie side by side.
+
+    Attributes:
+        layers: of the target, whose inputs are the features.
+        fusion: for each of them [h, h]: its columns of ``fc``.
+        places: by phase of the target, [rows, h].
+    """
+
+    layers: tuple[int, ...]
+    fusion: list[FloatLinear]
+    places: dict[str, torch.Tensor]
+
+    def take(self, phase: str, index: int, hidden: torch.Tensor, spare: torch.Tensor) -> None:
+        """See the residual stream at the entry of layer ``index``.
+
+        Args:
+            phase: of the pass.
+            index: of the layer; the number of layers after the last one.
+            hidden: [fed, h].
+            spare: flat, at least fed·h; overwritten.
+        """
+        place = self.places.get(phase)
+        if place is None or index not in self.layers:
+            return
+        rows = place[: hidden.shape[0]]
+        if index == min(self.layers):
+            rows.zero_()
+        for layer, part in zip(self.layers, self.fusion, strict=True):
+            if layer == index:
+                rows.add_(part(hidden, spare))
