@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def eagle_tensors(
     generator = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
-        return torch.randn((rows, columns), generator=generator) / columns**0.5
+        return torch.randn((rows, columns), generator=generator) / math.sqrt(columns)
 
     def vector() -> torch.Tensor:
         return 1 + 0.2 * torch.randn(HIDDEN, generator=generator)
