@@ -77,11 +77,12 @@ def job(plan: Path, folder: Path, options: Sequence[str]) -> Work:
         text = part.read_text() if part.exists() else ""
         return text[: text.rfind("\n") + 1].splitlines()[1:]
 
+    def clear() -> None:
+        output.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
     command = [*_run(plan, options), "--prompts", str(prompts), "-o", str(output)]
-    return Work(
-        "job", lambda: (command, ""), content, lambda: output.exists() and not part.exists(),
-        lambda: [path.unlink(missing_ok=True) for path in (output, part)] and None,
-    )  # fmt: skip
+    return Work("job", lambda: (command, ""), content, lambda: output.exists() and not part.exists(), clear)
 
 
 def chat(plan: Path, folder: Path, options: Sequence[str]) -> Work:
@@ -167,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sample", action="store_true", help="temperature 1 instead of greedy")
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)  # noqa: S311 - not cryptography
+    rng = random.Random(arguments.seed)
     options = ["--static", "--temperature", "1"] if arguments.sample else []
     rows, failed = [], False
     with tempfile.TemporaryDirectory() as name:

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.kill import problems
 from specplan.cli.main import cli
 from specplan.errors import InputError
 from specplan_runtime import journal as journals
@@ -231,6 +232,22 @@ def test_a_chat_is_taken_up_again(plan: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "1 turns taken up" in result.stderr
     assert parts.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ([], [], ""),
+        (["a"], ["a", "b"], ""),
+        (["a", "b"], ["b"], "lost: a"),
+        (["a"], ["a", "b", "b"], "repeated"),
+        (["a"], ["a", "x"], "differs"),
+    ],
+)
+def test_what_a_kill_did_is_seen(before: list[str], now: list[str], found: str) -> None:
+    seen = problems(before, now, ["a", "b", "c"])
+    assert len(seen) == bool(found)
+    assert found in "".join(seen)
 
 
 _KILLED_CHAT = """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,7 +119,7 @@ def test_the_tracker_sees_a_storage() -> None:
 def test_sampling_creates_none_either(kind: str) -> None:
     folder = checkpoint("llama", vocab_size=24, num_hidden_layers=1, hidden_size=16, intermediate_size=16)
     tracker = StorageTracker()
-    follow(Engine(plan_of(folder, kind, 3)), MODES["sampling"], 60, tracker)
+    follow(Engine(plan_of(folder, kind, 3)), MODES["sampling"], 25, tracker)
     assert tracker.events == []
 
 
@@ -129,14 +129,16 @@ def test_int8_kernels_stay_within_the_declared_transients(kind: str) -> None:
     folder = checkpoint("llama", vocab_size=24, num_hidden_layers=1)
     plan = plan_of(folder, kind, 3, dtype="int8")
     tracker = StorageTracker()
-    live = follow(Engine(plan), SamplingParams(), 60, tracker)
-    assert live == [0] * 60
+    live = follow(Engine(plan), SamplingParams(), 25, tracker)
+    assert live == [0] * 25
     assert 0 < tracker.peak_bytes <= plan.ledger.by_name()["kernel_output"].bytes
 
 
 @pytest.fixture(scope="module")
 def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return llama_folder(tmp_path_factory.mktemp("chat") / "model", chat_template=TEMPLATE, eos_token_id=None)
+    return llama_folder(
+        tmp_path_factory.mktemp("chat") / "model", chat_template=TEMPLATE, eos_token_id=None, num_hidden_layers=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,12 +160,13 @@ def test_fifty_turns_end_where_the_first_did(
     tracker = StorageTracker()
     after: list[tuple[int, int]] = []
 
-    class Turns(io.StringIO):
-        def readline(self, size: int | None = -1, /) -> str:
-            after.append((tracker.live_bytes, len(tracker.events)))
-            return super().readline(-1 if size is None else size)
+    lines = iter([f"{'abcdefg'[turn % 7]} b c a b\n" for turn in range(NUM_TURNS)] + [""])
 
-    monkeypatch.setattr("sys.stdin", Turns("".join(f"{'abcdefg'[turn % 7]} b c a b\n" for turn in range(NUM_TURNS))))
+    def readline() -> str:
+        after.append((tracker.live_bytes, len(tracker.events)))
+        return next(lines)
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False, readline=readline))
     with tracker:
         chat(engine, tokenizer, 4, MODES[mode], tmp_path / "chat.json", drop_oldest=True)
     assert len(load_transcript(tmp_path / "chat.json")) == 2 * NUM_TURNS
