@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.kill import problems
 from specplan.cli.main import cli
 from specplan.errors import InputError
 from specplan_runtime import journal as journals
@@ -94,6 +95,11 @@ cli(sys.argv[2:])
 """
 
 
+def _environment() -> dict[str, str]:
+    root = Path(__file__).parent.parent
+    return os.environ | {"PYTHONPATH": f"{root}:{root / 'runtime'}"}
+
+
 @pytest.mark.parametrize("finished", [0, 1, 4, 8])
 def test_a_killed_job_goes_on(
     finished: int, plan: Path, prompts: Path, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,9 +107,7 @@ def test_a_killed_job_goes_on(
     output = tmp_path / "results.jsonl"
     arguments = ["run", plan, "--prompts", prompts, "--max-new-tokens", "6", "-o", output]
     command = [sys.executable, "-c", _KILLED, str(finished), *map(str, arguments)]
-    root = Path(__file__).parent.parent
-    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'runtime'}"}
-    assert subprocess.run(command, capture_output=True, env=environment).returncode == -signal.SIGKILL
+    assert subprocess.run(command, capture_output=True, env=_environment()).returncode == -signal.SIGKILL
     assert not output.exists()
     added: list[int] = []
     add = Journal.add
@@ -228,6 +232,59 @@ def test_a_chat_is_taken_up_again(plan: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "1 turns taken up" in result.stderr
     assert parts.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ([], [], ""),
+        (["a"], ["a", "b"], ""),
+        (["a", "b"], ["b"], "lost: a"),
+        (["a"], ["a", "b", "b"], "repeated"),
+        (["a"], ["a", "x"], "differs"),
+    ],
+)
+def test_what_a_kill_did_is_seen(before: list[str], now: list[str], found: str) -> None:
+    seen = problems(before, now, ["a", "b", "c"])
+    assert len(seen) == bool(found)
+    assert found in "".join(seen)
+
+
+_KILLED_CHAT = """
+import os, pathlib, signal, sys
+from specplan_runtime import chat
+save, left, where = chat.save_transcript, int(sys.argv[1]), sys.argv[2]
+def killing(path, messages):
+    global left
+    left -= 1
+    if left == 0:
+        if where == 'within':  # all is written, and the name is still that of the old content
+            pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        if where != 'before':
+            save(path, messages)
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(path, messages)
+chat.save_transcript = killing
+from specplan.cli.main import cli
+cli(sys.argv[3:])
+"""
+
+
+def test_a_killed_chat_goes_on(plan: Path, tmp_path: Path) -> None:
+    """Killed before, within and after the writing of a turn; the questions without an answer are asked again."""
+    turns = [f"{letter} b c\n" for letter in "adefghij"]
+    whole, path = tmp_path / "whole.json", tmp_path / "chat.json"
+    assert talk(plan, "".join(turns), "--transcript", whole).exit_code == 0
+    kept = 0
+    for saves, where, more in ((2, "before", 1), (1, "within", 0), (2, "after", 2)):
+        options = ["run", plan, "--chat", "--max-new-tokens", "4", "--transcript", path]
+        command = [sys.executable, "-c", _KILLED_CHAT, str(saves), where, *map(str, options)]
+        died = subprocess.run(command, capture_output=True, env=_environment(), input="".join(turns[kept:]).encode())
+        assert died.returncode == -signal.SIGKILL
+        kept += more
+        assert load_transcript(path) == load_transcript(whole)[: 2 * kept]
+    assert talk(plan, "".join(turns[kept:]), "--transcript", path).exit_code == 0
+    assert path.read_bytes() == whole.read_bytes()
 
 
 def test_a_sampled_chat_is_taken_up_with_its_own_numbers(plan: Path, tmp_path: Path) -> None:
