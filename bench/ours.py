@@ -147,7 +147,7 @@ class Seat:
     @property
     def medusa(self) -> Medusa:
         """The heads of a plan that has some."""
-        medusa = self._engine.assembly.layout.medusa
+        medusa = self._engine.own.layout.medusa
         assert medusa is not None, "the plan has no heads"
         return medusa
 

@@ -87,7 +87,7 @@ def measure(model: str, drafter: str, context: int, trace: bool) -> dict[str, in
         engine.generate(prompt, 48)
         return {"before": before or 0, "high_water": budget.process_bytes("VmHWM") or 0}
     with tracker:  # what loading leaves is the arena; from here on nothing may be added to it
-        tracker.live = tracker.peak = engine.assembly.layout.arena.block.nbytes  # type: ignore[union-attr]
+        tracker.live = tracker.peak = engine.own.layout.arena.block.nbytes  # type: ignore[union-attr]
         engine.generate(prompt, 48)
     return {
         "owned": plan.ledger.owned_bytes,

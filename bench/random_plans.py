@@ -94,7 +94,7 @@ def measure_case(index: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "versions": {"torch": torch.__version__},
         "owned_planned_bytes": plan.ledger.owned_bytes,
-        "owned_measured_bytes": engine.assembly.layout.arena.high_water + engine.assembly.largest_kernel_output(),
+        "owned_measured_bytes": engine.own.layout.arena.high_water + engine.assembly.largest_kernel_output(),
         "traced_peak_bytes": run.peak_bytes,
         "load_traced_bytes": load.peak_bytes,
         "load_planned_bytes": plan.ledger.owned_bytes + plan.ledger.phase_bytes("load"),

@@ -10,6 +10,10 @@ from specplan.errors import UnsupportedError
 
 #: Rotary scalings that the runtime computes; the others are planned only.
 _RUNNABLE_SCALINGS = ("linear", "llama3", "factors")
+#: Those whose frequencies change with the longest sequence of a pass: other sequences' caches would no longer fit.
+_MOVING_SCALINGS = ("longrope", "dynamic")
+#: Families for which transformers has no fused attention: soft caps, attention sinks.
+EAGER_FAMILIES = ("gemma2", "gpt_oss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +216,11 @@ def runnable(arch: ModelArch) -> bool:
     """Whether the runtime's own decoder computes this model: its family, and its rotary scaling."""
     scaling = arch.rope_scaling
     return FAMILIES[arch.model_type].runnable and (scaling is None or scaling.rope_type in _RUNNABLE_SCALINGS)
+
+
+def transformers_runnable(arch: ModelArch) -> bool:
+    """Whether transformers' forward computes this model for every row of a batch alike, whatever the others hold."""
+    return arch.rope_scaling is None or arch.rope_scaling.rope_type not in _MOVING_SCALINGS
 
 
 def family_of(model_type: str, where: str) -> Family:

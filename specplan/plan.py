@@ -238,7 +238,8 @@ class Plan:
         inputs: models, device and budget.
         workload: context, batch and precision.
         speculation: the chosen drafter and knobs.
-        forward: who computes the forward pass; only ``specplan`` plans are run, the others are for reading.
+        forward: who computes the forward pass: the runtime's own decoder, or transformers' models over the runtime's
+            caches; ``unsupported`` plans are for reading.
         ledger: every byte.
         estimate: modelled speed.
         marks: budgets at which more becomes possible.

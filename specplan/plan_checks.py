@@ -44,6 +44,8 @@ def check_plan_values(plan: Plan, where: str) -> None:
         check_vocabularies(target, draft.arch, f"{where}: inputs.draft")
     if plan.forward == "specplan" and (plan.inputs.transformers_version or plan.inputs.host):
         raise InputError(f"{where}: forward is specplan, whose runtime has no host draft and no transformers forward")
+    if plan.forward == "transformers":
+        _check_transformers(plan, where)
     if not plan.frontier:
         raise InputError(f"{where}: frontier is empty")
     names = [item.name for item in plan.ledger.items]
@@ -53,6 +55,17 @@ def check_plan_values(plan: Plan, where: str) -> None:
         raise InputError(
             f"{where}: ledger.items need {plan.peak_bytes} bytes, inputs.budget_bytes is {plan.inputs.budget_bytes}"
         )
+
+
+def _check_transformers(plan: Plan, where: str) -> None:
+    """A plan of transformers' forward drafts chains, with a model beside the target or with none."""
+    speculation = plan.speculation
+    if plan.inputs.transformers_version is None:
+        raise InputError(f"{where}: forward is transformers, and inputs.transformers_version is missing")
+    whole = speculation.draft_context == 0 and speculation.draft_device == "device"
+    tree = isinstance(speculation.shape, Tree)
+    if speculation.drafter not in ("none", "ngram", "draft_model") or tree or not whole:
+        raise InputError(f"{where}: forward is transformers, which does not draft by {speculation.describe()}")
 
 
 def _ranges(plan: Plan) -> tuple[tuple[str, float, float, float], ...]:

@@ -128,7 +128,7 @@ def uncapped() -> Iterator[None]:
     from specplan_runtime import budget
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(budget, "cap_process", lambda device: None)
+        patch.setattr(budget, "cap_process", lambda plan, device: None)
         yield
 
 

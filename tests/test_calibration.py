@@ -67,7 +67,7 @@ def engine(**options: Any) -> Engine:
 def test_each_pass_is_two_intervals_of_the_clock() -> None:
     ours = engine()
     seconds = ticking()
-    timer = PassTimer(ours.assembly.target, 1, target_slots(ours.plan), 4, clock=lambda: next(seconds))
+    timer = PassTimer(ours.own.target, 1, target_slots(ours.plan), 4, clock=lambda: next(seconds))
     grid = Grid((1, 3), (1,), (8, 32))
     done: list[float] = []
     measure_in_turns([timer], [grid], 3, done.append)
@@ -90,18 +90,18 @@ def test_each_pass_is_two_intervals_of_the_clock() -> None:
 def test_a_measured_pass_is_the_decoders_own() -> None:
     """Same layers, same rows: what a pass leaves in its buffers is what the decoder leaves in the plan's."""
     ours = engine()
-    timer = PassTimer(ours.assembly.target, 1, target_slots(ours.plan), 3)
+    timer = PassTimer(ours.own.target, 1, target_slots(ours.plan), 3)
     timer.measure(Point(1, 3, 3))
     first = timer._work.hidden[:3].clone()
-    work = place_workspace(ours.assembly.target.parameters, 1, target_slots(ours.plan), 3)
-    ours.assembly.target.forward(work, Span([[1, 1, 1]], [0], 0))
-    ours.assembly.target._normalized(work, work.hidden[:3], ours.assembly.target.parameters.final_norm)
+    work = place_workspace(ours.own.target.parameters, 1, target_slots(ours.plan), 3)
+    ours.own.target.forward(work, Span([[1, 1, 1]], [0], 0))
+    ours.own.target._normalized(work, work.hidden[:3], ours.own.target.parameters.final_norm)
     torch.testing.assert_close(first, work.hidden[:3])
 
 
 def test_a_batch_that_the_cache_does_not_have_is_refused() -> None:
     ours = engine(batch_size=3)
-    timer = PassTimer(ours.assembly.target, 3, target_slots(ours.plan), 2)
+    timer = PassTimer(ours.own.target, 3, target_slots(ours.plan), 2)
     timer.measure(Point(3, 8, 2))
     with pytest.raises(ValueError, match="batch 2"):
         timer.measure(Point(2, 8, 2))
@@ -147,10 +147,10 @@ def test_traced_ranks_replay_a_draft_models_run(scale: float) -> None:
     ours = engine(drafter="draft_model", draft=draft, draft_kv_dtype="float32", num_speculative_tokens=3)
     ours.set_speculating(False)
     known = answered(ours, 7, 40)
-    layout = ours.assembly.layout
+    layout = ours.own.layout
     assert layout.draft is not None
     work = place_workspace(layout.draft, 1, draft_slots(ours.plan), 5)
-    found = trace(ours.assembly.decoders[-1], work, known, 131)
+    found = trace(ours.own.decoders[-1], work, known, 131)
     assert len(found.ranks) == 40
     ours.set_speculating(True)
     ours.reset_counters()
@@ -164,8 +164,8 @@ def test_traced_ranks_replay_a_draft_models_run(scale: float) -> None:
 
 def test_noise_fills_every_slot() -> None:
     ours = engine()
-    fill_caches(ours.assembly.layout.target)
-    assert (ours.assembly.layout.target.full.keys != 0).all()
+    fill_caches(ours.own.layout.target)
+    assert (ours.own.layout.target.full.keys != 0).all()
 
 
 def options(**changes: Any) -> CalibrationOptions:

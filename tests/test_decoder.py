@@ -13,7 +13,7 @@ import torch
 
 from specplan.errors import SpecplanError
 from specplan.plan import Plan
-from specplan_runtime.build import Assembly, assemble
+from specplan_runtime.build import OwnAssembly, assemble_own
 from specplan_runtime.engine import Engine
 from specplan_runtime.linear import FloatLinear, Int8Linear
 from specplan_runtime.loading.load import _quantize
@@ -42,12 +42,12 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=5e-4, rtol=5e-4)
 
 
-def assembled(folder: Path, **options: Any) -> Assembly:
+def assembled(folder: Path, **options: Any) -> OwnAssembly:
     drafting: dict[str, Any] = {"drafter": "ngram", "num_speculative_tokens": 4}
-    return assemble(plan_for(folder, **drafting | options), lambda _: None)
+    return assemble_own(plan_for(folder, **drafting | options), lambda _: None)
 
 
-def all_logits(assembly: Assembly, work: Workspace, span: Span) -> torch.Tensor:
+def all_logits(assembly: OwnAssembly, work: Workspace, span: Span) -> torch.Tensor:
     """Run a pass; logits [T, V] of all its rows."""
     assembly.target.forward(work, span)
     rows: list[torch.Tensor] = []
@@ -57,7 +57,7 @@ def all_logits(assembly: Assembly, work: Workspace, span: Span) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def prefill_logits(assembly: Assembly, tokens: list[int], chunk: int, row: int = 0) -> torch.Tensor:
+def prefill_logits(assembly: OwnAssembly, tokens: list[int], chunk: int, row: int = 0) -> torch.Tensor:
     """Logits [T, V] of a prompt that is fed chunk by chunk."""
     work = assembly.workspaces["prefill_target"]
     pieces = [

@@ -107,7 +107,7 @@ def test_a_window_as_long_as_the_context_changes_nothing() -> None:
 def test_planned_is_measured(window: int, batch_size: int) -> None:
     plan = window_plan(window, batch_size=batch_size)
     engine = Engine(plan)
-    placed = engine.assembly.layout.arena.bytes_by_item
+    placed = engine.own.layout.arena.bytes_by_item
     planned = {item.name: item.bytes for item in plan.ledger.owned_items() if item.name != "kernel_output"}
     assert {name: placed.get(name, 0) for name in planned} == planned
     # window + max(chunk, γ + 1) - 1 slots of keys and values of two heads of eight floats, in three layers

@@ -345,7 +345,7 @@ def all_branches(engine: Engine, prompt: list[int]) -> Iterator[tuple[Fraction, 
 
 def test_draft_probabilities_stand_at_the_targets_tokens(heads: Path) -> None:
     engine = Engine(eagle_plan(heads, batch_size=2))
-    head = engine.assembly.layout.eagle3
+    head = engine.own.layout.eagle3
     assert head is not None
     head.probs.copy_(torch.rand(head.probs.shape, generator=torch.Generator().manual_seed(1)))
     for row, position in ((0, 0), (1, 2), (0, 1)):

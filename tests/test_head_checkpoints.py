@@ -83,7 +83,7 @@ def test_names_of_vllm(tmp_path: Path, biased: bool) -> None:
     folder = heads_folder(tmp_path, vllm_tensors(biased))
     assert shape(resolved(folder)) == (2, 1, False)
     engine = Engine(medusa_plan(folder))
-    medusa = engine.assembly.layout.medusa
+    medusa = engine.own.layout.medusa
     assert medusa is not None
     found = medusa.heads[-1].blocks[0].bias
     assert found is not None
@@ -330,7 +330,7 @@ def test_loaded_heads_draft_without_changing_the_output(
     folder = heads_folder(tmp_path, tensors, pickled)
     plan = medusa_plan(folder, batch_size=batch_size, num_draft_nodes=7, alpha=0.5)
     engine = Engine(plan)
-    layout = engine.assembly.layout
+    layout = engine.own.layout
     assert layout.medusa is not None
     assert plan.inputs.heads is not None
     assert len(layout.medusa.heads) == plan.inputs.heads.num_heads <= 4  # type: ignore[union-attr]

@@ -203,7 +203,7 @@ def test_rejecting_a_proposal_allocates_nothing(drafted: bool) -> None:
     sampler = RowSampler(engine.assembly.workspaces["verify"], SamplingParams(temperature=1.0))
     sampler.probs.fill_(1 / 131)
     sampler.probs[3].zero_()
-    draft_probs = engine.assembly.layout.draft_probs
+    draft_probs = engine.own.layout.draft_probs
     assert draft_probs is not None
     draft_probs[0, 0].fill_(1 / 262)
     draft_probs[0, 0, 3].fill_(0.5)
@@ -242,7 +242,7 @@ def test_loading_leaves_one_block_of_the_planned_size(precision: str, drafter: s
     with StorageTrace() as trace:
         engine = Engine(plan)
         assert trace.live_bytes() == arena_bytes(plan)
-    block = engine.assembly.layout.arena.block
+    block = engine.own.layout.arena.block
     assert block is not None
     assert block.untyped_storage().nbytes() == arena_bytes(plan)
     assert trace.peak_bytes <= arena_bytes(plan) + plan.ledger.by_name()["load_staging"].bytes
@@ -250,7 +250,7 @@ def test_loading_leaves_one_block_of_the_planned_size(precision: str, drafter: s
 
 @pytest.mark.parametrize("drafter", SHAPES)
 def test_everything_that_runs_lies_in_the_block(drafter: str) -> None:
-    layout = Engine(make_plan(drafter, "float32", 2)).assembly.layout
+    layout = Engine(make_plan(drafter, "float32", 2)).own.layout
     kept = [layout.target, layout.draft, layout.draft_probs, layout.branches, layout.tree]
     assert layout.arena.block is not None
     home = layout.arena.block.untyped_storage().data_ptr()

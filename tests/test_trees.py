@@ -181,7 +181,7 @@ def test_a_tree_at_the_end_of_the_context() -> None:
 
 def filled(engine: Engine, seed: int = 0) -> Engine:
     """Random weights in the heads."""
-    medusa = engine.assembly.layout.medusa
+    medusa = engine.own.layout.medusa
     assert medusa is not None
     generator = torch.Generator().manual_seed(seed)
     for head in medusa.heads:
@@ -205,7 +205,7 @@ def test_medusa_heads_speculate_without_changing_the_output(batch_size: int) -> 
 def test_medusa_candidates_are_the_heads_best_tokens() -> None:
     """Against the published definition: x + silu(W x + b), then the head; ranked."""
     engine = filled(Engine(tree_plan(variant("qwen2-tied"), BUSHY, batch_size=4)))
-    layout = engine.assembly.layout
+    layout = engine.own.layout
     assert layout.medusa is not None
     assert layout.medusa_work is not None
     layout.medusa.features.copy_(torch.randn(layout.medusa.features.shape, generator=torch.Generator().manual_seed(1)))

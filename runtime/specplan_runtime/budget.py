@@ -88,10 +88,11 @@ def _available_host_bytes() -> int | None:
         return None
 
 
-def cap_process(device: torch.device) -> int | None:
+def cap_process(plan: Plan, device: torch.device) -> int | None:
     """Limit this process's data to what it has now plus a headroom; returns the limit, None where impossible.
 
-    Only for a process that does nothing but run a plan: the limit holds for everything in it.
+    Only for a process that does nothing but run a plan: the limit holds for everything in it. What transformers'
+    forward allocates in a pass comes on top, since it is free now.
     """
     if device.type != "cpu":
         return None
@@ -100,7 +101,8 @@ def cap_process(device: torch.device) -> int | None:
         return None
     import resource
 
-    limit = data + HOST_HEADROOM_BYTES
+    passes = (item.bytes for item in plan.ledger.items if item.name.endswith(".forward"))
+    limit = data + HOST_HEADROOM_BYTES + max(passes, default=0)
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)

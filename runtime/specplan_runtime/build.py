@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from specplan.errors import InputError, UnsupportedError
-from specplan.plan import Eagle3Input, HeadsInput, ModelInput, Plan
+from specplan.errors import UnsupportedError
+from specplan.plan import Eagle3Input, HeadsInput, Plan
 from specplan.speculation import Speculation, Tree
 from specplan_runtime import budget
 from specplan_runtime.arena import Arena
+from specplan_runtime.assembly import Assembly, check_ledger, models_of
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.drafters.autoregressive import AutoregressiveDrafter
 from specplan_runtime.drafters.base import Drafter, NoDrafter
@@ -28,59 +30,54 @@ from specplan_runtime.loading.heads import load_heads
 from specplan_runtime.loading.load import Progress, fill_randomly, load_parameters
 from specplan_runtime.loading.sources import open_source
 from specplan_runtime.span import Span
-from specplan_runtime.topology import Topology, topology_of
+from specplan_runtime.topology import topology_of
 from specplan_runtime.workspace import Workspace
 
 
 @dataclass(slots=True)
-class Assembly:
-    """What an engine works with.
+class OwnAssembly(Assembly[Workspace]):
+    """The runtime's own decoders over one arena.
 
     Attributes:
         layout: everything placed.
-        target: the verified model.
         decoders: the target's and, with a draft model, the draft's.
-        drafter: of the plan.
-        workspaces: by phase.
-        prefill_chunk: tokens per prefill pass.
-        topology: rows of the verify pass.
-        eos_token_ids: tokens that end generation.
+        target: the first of them.
     """
 
     layout: Layout
-    target: Decoder
     decoders: tuple[Decoder, ...]
-    drafter: Drafter
-    workspaces: dict[str, Workspace]
-    prefill_chunk: int
-    topology: Topology
-    eos_token_ids: tuple[int, ...]
-
-    def largest_kernel_output(self) -> int:
-        """The most that int8 kernels held outside the arena at one time, as counted by the decoders."""
-        return max(decoder.largest_output_bytes for decoder in self.decoders)
+    target: Decoder
 
 
-def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> Assembly:
+def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> Assembly[Any]:
     """Check that the plan is runnable here, allocate it, and load the weights.
 
     Args:
         plan: what to allocate.
         progress: told a fraction while weights load.
-        random_weights: fill the arena with noise instead, for measurements of memory and speed.
+        random_weights: noise instead of the model's files, for measurements of memory and speed.
 
     Raises:
         UnsupportedError: a plan that is for reading only, or a device that torch does not see.
         BudgetError: it does not fit, or its ledger is not what this runtime allocates.
         InputError: the model files are not those of the plan.
     """
+    if plan.forward == "transformers":
+        from specplan_runtime.transformers_forward.assemble import assemble_transformers  # late: transformers is large
+
+        return assemble_transformers(plan, progress, random_weights)
     if plan.forward != "specplan":
         raise UnsupportedError(f"the runtime does not run this plan: {'; '.join(plan.notes) or plan.forward}")
+    return assemble_own(plan, progress, random_weights)
+
+
+def assemble_own(plan: Plan, progress: Progress, random_weights: bool = False) -> OwnAssembly:
+    """The same for a plan of the runtime's own forward."""
     device = budget.torch_device(plan)
     counted = place(plan, Arena())
-    _check_ledger(plan, counted.arena)
+    check_ledger(plan, counted.arena.bytes_by_item)
     budget.check_before_loading(plan, device)
-    sources = [] if random_weights else [open_source(m.reference, m.kind, m.arch) for m in _models(plan)]
+    sources = [] if random_weights else [open_source(m.reference, m.kind, m.arch) for m in models_of(plan)]
     layout = place(plan, Arena.allocate(counted.arena.high_water, device))
     parameters = [layout.target, *([layout.draft] if layout.draft is not None else [])]
     for number, (model, source) in enumerate(zip(parameters, sources, strict=not random_weights)):
@@ -91,7 +88,8 @@ def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> As
     _fill_heads(plan, layout, random_weights)
     decoders = make_decoders(layout)
     warm_up(layout, decoders, speculation=plan.speculation)
-    return Assembly(
+    return OwnAssembly(
+        device=device,
         layout=layout,
         target=decoders[0],
         decoders=decoders,
@@ -100,6 +98,7 @@ def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> As
         prefill_chunk=layout.workspaces["prefill_target"].shape.num_rows,
         topology=topology_of(plan.speculation.shape, layout.tree),
         eos_token_ids=plan.inputs.target.arch.eos_token_ids,
+        measured=layout.arena.bytes_by_item,
     )
 
 
@@ -160,21 +159,6 @@ def run_head(layout: Layout, work: Workspace, start: int = 0) -> Iterator[tuple[
     place = layout.eagle3.tap.places["prefill_target" if span.row is not None else "verify"]
     head.forward(work, span, place[: shape.num_rows].view(batch, n, -1))
     return head.logits(work, None, batch)
-
-
-def _models(plan: Plan) -> list[ModelInput]:
-    return [model for model in (plan.inputs.target, plan.inputs.draft) if model is not None]
-
-
-def _check_ledger(plan: Plan, arena: Arena) -> None:
-    """Hold the plan's ledger against what the runtime is about to place, item by item."""
-    planned = {item.name: item.bytes for item in plan.ledger.owned_items() if item.name != "kernel_output"}
-    for name in planned.keys() | arena.bytes_by_item.keys():
-        mine = arena.bytes_by_item.get(name, 0)
-        if planned.get(name, 0) != mine:
-            raise InputError(
-                f"plan: {name} is {planned.get(name, 0)} bytes in its ledger, this runtime places {mine}: analyze again"
-            )
 
 
 def make_drafter(plan: Plan, layout: Layout, decoders: tuple[Decoder, ...]) -> Drafter:

@@ -103,6 +103,10 @@ class Decoder:
                 for tensor in self.parameters.full.tensors:
                     tensor[:, row, :, start + depth].copy_(tensor[:, row, :, start + position])
 
+    def rewound(self, num_cached: int, num_shared: int, num_drafted: int) -> int:
+        """Leading tokens that the caches still hold, as the parameters know them."""
+        return self.parameters.rewound(num_cached, num_shared, num_drafted)
+
     def last_normalized(self, work: Workspace, row: int) -> torch.Tensor:
         """The normalized hidden state [h] of a row whose logits were asked for, until the next pass."""
         h = self.arch.hidden_size

@@ -7,17 +7,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from specplan import planfile
-from specplan.errors import InputError
+from specplan.errors import InputError, UnsupportedError
 from specplan.plan import Plan
 from specplan.speculation import Tree
 from specplan_runtime.acceptance import Outcome, SampledAcceptance, accept_greedy
 from specplan_runtime.adaptive import AdaptiveLimit
-from specplan_runtime.build import Assembly, assemble
+from specplan_runtime.assembly import Assembly
+from specplan_runtime.build import OwnAssembly, assemble
 from specplan_runtime.drafters.base import Drafter, NoDrafter
+from specplan_runtime.forward import SamplingBuffers
 from specplan_runtime.loading.load import Progress
 from specplan_runtime.prefill import prefill
 from specplan_runtime.sampling import RowSampler, SamplingParams, Uniform
@@ -25,7 +28,6 @@ from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
 from specplan_runtime.stats import SpecStats, Timings
 from specplan_runtime.topology import chain_topology
-from specplan_runtime.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Engine:
         adaptive: bool = False,
     ) -> None:
         self.plan = plan
-        self.assembly: Assembly = assemble(plan, progress, random_weights)
+        self.assembly: Assembly[Any] = assemble(plan, progress, random_weights)
         self.drafter: Drafter = self.assembly.drafter
         self.stats = SpecStats()
         self.timings = Timings()
@@ -153,9 +155,20 @@ class Engine:
                     self._rows[row] = None
 
     @property
+    def own(self) -> OwnAssembly:
+        """What a plan of the runtime's own forward is made of.
+
+        Raises:
+            UnsupportedError: the plan's forward is that of transformers.
+        """
+        if not isinstance(self.assembly, OwnAssembly):
+            raise UnsupportedError(f"the forward of this plan is {self.plan.forward}, not the runtime's own")
+        return self.assembly
+
+    @property
     def device(self) -> torch.device:
         """Where everything lives."""
-        return self.assembly.layout.target.device
+        return self.assembly.device
 
     def check_prompts(self, prompts: Iterable[list[int]], max_new_tokens: int) -> None:
         """Refuse prompts that could not be served, before any is.
@@ -188,9 +201,9 @@ class Engine:
                 break
             shared += 1
         shared = self.assembly.drafter.reusable(sequence, shared)
-        layout, gamma = self.assembly.layout, self.plan.speculation.num_draft_nodes
-        sequence.num_target_cached = layout.target.rewound(sequence.num_target_cached, shared, gamma)
-        draft = layout.draft or layout.target
+        target, draft = self.assembly.target, self.assembly.decoders[-1]
+        gamma = self.plan.speculation.num_draft_nodes
+        sequence.num_target_cached = target.rewound(sequence.num_target_cached, shared, gamma)
         sequence.num_draft_cached = draft.rewound(sequence.num_draft_cached, shared, gamma)
         sequence.tokens = list(tokens)
         sequence.num_prompt_tokens = len(tokens)
@@ -318,7 +331,7 @@ class Engine:
             self.stats.record(len(proposal), num_accepted, len(emitted), depth)
         return emitted
 
-    def _next_token(self, work: Workspace, row: int, params: SamplingParams, uniform: Uniform) -> int:
+    def _next_token(self, work: SamplingBuffers, row: int, params: SamplingParams, uniform: Uniform) -> int:
         """The token that follows one row of a pass."""
         ((_, logits),) = self.assembly.target.logits(work, [row], 1)
         if params.greedy:

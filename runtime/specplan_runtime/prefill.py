@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from specplan_runtime.decoder import Decoder
+from specplan_runtime.forward import Forward, Work
 from specplan_runtime.span import Span
-from specplan_runtime.workspace import Workspace
 
 #: Called with the first token of a pass and how many it had.
 Follow = Callable[[int, int], None]
@@ -17,8 +16,8 @@ def _nobody(start: int, num_tokens: int) -> None:
 
 
 def prefill(
-    decoder: Decoder,
-    work: Workspace,
+    decoder: Forward[Work],
+    work: Work,
     chunk: int,
     row: int,
     tokens: list[int],

@@ -32,8 +32,8 @@ class MeasuredItem:
 
     @property
     def owned(self) -> bool:
-        """Whether the runtime itself allocates it."""
-        return self.item.owner in RUNTIME_OWNERS
+        """Whether planned must equal measured: the runtime itself allocates it, and the plan is exact about it."""
+        return self.item.owner in RUNTIME_OWNERS and self.item.source == "exact"
 
     @property
     def difference(self) -> int | None:
@@ -95,8 +95,12 @@ def measure_items(engine: Engine, process_bytes: int | None) -> tuple[MeasuredIt
         engine: that has run.
         process_bytes: resident memory before anything was allocated.
     """
-    placed = engine.assembly.layout.arena.bytes_by_item
-    measured = {**placed, "kernel_output": engine.assembly.largest_kernel_output(), "process": process_bytes}
+    assembly = engine.assembly
+    measured = {
+        **assembly.measured,
+        "kernel_output": assembly.largest_kernel_output(),
+        "process": process_bytes,
+    }
     return tuple(MeasuredItem(item, measured.get(item.name)) for item in engine.plan.ledger.items)
 
 

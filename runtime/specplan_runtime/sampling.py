@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from specplan.errors import InputError
-from specplan_runtime.workspace import Workspace
+from specplan_runtime.forward import SamplingBuffers
 
 #: A source of numbers in [0, 1).
 Uniform = Callable[[], float]
@@ -71,7 +71,7 @@ class RowSampler:
         params: temperature and cuts.
     """
 
-    def __init__(self, work: Workspace, params: SamplingParams) -> None:
+    def __init__(self, work: SamplingBuffers, params: SamplingParams) -> None:
         self.params = params
         self.probs, self._running, self._keep = work.probs, work.running, work.keep
         self._count = work.argmax[:1]

@@ -81,7 +81,7 @@ def run(plan: Plan, options: RunOptions) -> None:
     engine = _load(plan, adaptive=not options.static)
     engine.stop_at(tokenizer.eos_token_ids())
     engine.check_prompts(prompts, options.max_new_tokens)
-    budget.cap_process(engine.device)
+    budget.cap_process(plan, engine.device)
     with budget.refusing_growth(), contextlib.closing(journal) if journal else contextlib.nullcontext():
         report = _generate(engine, tokenizer, prompts, options, process_bytes, journal)
     click.echo("\n" + render(report), err=True, nl=False)

@@ -63,13 +63,13 @@ def verify(plan: Plan, announce: Announce = lambda _: None) -> Verification:
     Raises:
         UnsupportedError: a plan whose workspace is only modelled.
     """
-    if plan.forward == "transformers":
-        traced = replay_transformers(plan, announce)
-    elif any(item.source == "modelled" for item in plan.ledger.owned_items()):
+    if any(item.source == "modelled" for item in plan.ledger.owned_items()):
         raise UnsupportedError(
             f"{plan.inputs.target.reference}: no forward to replay: its workspace is modelled, "
             f"{'; '.join(plan.notes) or plan.forward}"
         )
+    if plan.inputs.transformers_version is not None:
+        traced = replay_transformers(plan, announce)
     else:
         traced = replay_arena(plan, announce)
     items = {item.name: item.bytes for item in plan.ledger.items}

@@ -65,7 +65,7 @@ _QUESTION = (
         "--forward",
         type=click.Choice(["specplan", "transformers"]),
         default="specplan",
-        help="Whose forward pass to plan for: the runtime's own, or the installed transformers'.",
+        help="Whose forward pass to plan and run: the runtime's own, or the installed transformers'.",
     ),
     click.option("--heads", metavar="DIR", help="Folder of Medusa or EAGLE-3 heads, published or of train-heads."),
     click.option("--share-head", is_flag=True, help="Medusa heads without output heads of their own."),

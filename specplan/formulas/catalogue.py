@@ -20,6 +20,7 @@ from specplan.formulas import (
     workspace,
 )
 from specplan.formulas.transformers_families import FORWARDS, forward_id
+from specplan.formulas.transformers_general import GENERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def _forwards() -> Iterator[Formula]:
     first = {forward_id(model_type): model_type for model_type in reversed(FORWARDS)}
     for name, model_type in first.items():
         yield Formula(name, f"transformers' forward of {model_type}", FORWARDS[model_type].workspace, _TRANSFORMERS)
+    yield Formula("forward_general", "transformers' forward, a bound", GENERAL.workspace, _TRANSFORMERS)
 
 
 FORMULAS = {

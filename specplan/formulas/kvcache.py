@@ -26,6 +26,7 @@ from specplan.formulas.symbols import (
     d_o,
     d_r,
     e_s,
+    f_t,
     gamma,
     k_b,
     k_l,
@@ -77,5 +78,5 @@ def constants() -> sympy.Expr:
 
 
 def rope_buffers() -> sympy.Expr:
-    """Rotary frequencies, float32, which transformers keeps twice."""
-    return 4 * n_o * d_o
+    """Rotary frequencies, float32, which transformers keeps twice, and the factor of embeddings."""
+    return 4 * n_o * d_o + f_t * s

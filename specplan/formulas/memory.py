@@ -14,10 +14,9 @@ from specplan.arch import ModelArch
 from specplan.draft_passes import DraftPasses, draft_passes
 from specplan.dtypes import WeightFormat, weight_format
 from specplan.families import FAMILIES
-from specplan.formulas import system
 from specplan.formulas.bind import Value, evaluate, evaluate_expression
 from specplan.formulas.stored_terms import dequantized_term, mtp_term, stored_term
-from specplan.formulas.term import Knobs, Term, device_terms, fixed, term
+from specplan.formulas.term import Knobs, Term, device_terms, host_terms, term
 from specplan.formulas.transformers_terms import transformers_terms
 from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
 from specplan.formulas.weights import part_bytes, part_padding, present_parts
@@ -26,11 +25,6 @@ from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Owner, Phase
 from specplan.provenance import Source
 from specplan.scenario import Scenario
 from specplan.speculation import HEAD_DRAFTERS, MODEL_DRAFTERS, Chain, Tree
-
-#: Resident memory of interpreter, torch, transformers and a tokenizer before any weight is loaded.
-PROCESS_BYTES = 448 << 20
-_ASSUMED_PROCESS = fixed("process", PROCESS_BYTES, "assumed")
-
 
 _MEDUSA_WORKSPACE = ("medusa_block", "medusa_head")
 _WORKSPACE = ("tokens", "mask", "rope", "hidden", "normed", "projected", "norm", "scratch")
@@ -335,21 +329,12 @@ class MemoryModel:
     def _system_terms(self, own: Sequence[Term]) -> Iterator[Term]:
         device = self.scenario.device
         if device.kind == "cpu":
-            known = device.context_bytes  # bundled profiles have none for a CPU, measured ones do
-            yield fixed("process", int(known.value), known.source) if known.value else _ASSUMED_PROCESS
-            values: dict[str, Value] = {"G": self._loader_tile()}
-            yield term("load_staging", "system", "load", "load_staging", values, "modelled")
+            yield from host_terms(self.scenario)
             return
         yield from device_terms(self.scenario)
         if device.kind in ("cuda", "rocm"):
             arena = {"N": _arena_bytes(own)}
             yield term("allocator_rounding", "system", "resident", "allocator_rounding", arena, "published")
-
-    def _loader_tile(self) -> int:
-        draft = None if self._drafts_on_host else self.scenario.draft
-        archs = [arch for arch in (self.scenario.target, draft) if arch is not None]
-        widest = max(max(arch.intermediate_size, arch.hidden_size) for arch in archs)
-        return max(system.LOADER_TILE_ELEMENTS, widest)
 
 
 def _arena_bytes(own: Sequence[Term]) -> Value:

@@ -11,9 +11,13 @@ from specplan.communicator import default_communicator
 from specplan.formulas.bind import Value, evaluate
 from specplan.formulas.catalogue import expression
 from specplan.formulas.overheads import GRAPH_BYTES, communicator_values
+from specplan.formulas.system import LOADER_TILE_ELEMENTS
 from specplan.ledger import Owner, Phase
 from specplan.provenance import Source
 from specplan.scenario import Scenario
+
+#: Resident memory of interpreter, torch, transformers and a tokenizer before any weight is loaded.
+PROCESS_BYTES = 448 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,17 @@ def device_terms(scenario: Scenario) -> Iterator[Term]:
         yield term("nccl", "system", "resident", "nccl", values, "modelled")
 
 
+def host_terms(scenario: Scenario) -> Iterator[Term]:
+    """What the process and its loader take on a CPU."""
+    known = scenario.device.context_bytes  # bundled profiles have none for a CPU, measured ones do
+    yield fixed("process", int(known.value), known.source) if known.value else _ASSUMED_PROCESS
+    draft = scenario.draft if scenario.speculation.draft_device == "device" else None
+    archs = [arch for arch in (scenario.target, draft) if arch is not None]
+    widest = max(max(arch.intermediate_size, arch.hidden_size) for arch in archs)
+    values: dict[str, Value] = {"G": max(LOADER_TILE_ELEMENTS, widest)}
+    yield term("load_staging", "system", "load", "load_staging", values, "modelled")
+
+
 def fixed(name: str, num_bytes: int, source: Source) -> Term:
     """One of the system's items that a profile or a measurement gives as a number."""
     symbol = {
@@ -85,3 +100,6 @@ def fixed(name: str, num_bytes: int, source: Source) -> Term:
         "process": "process_bytes",
     }[name]
     return Term(name, "system", "resident", name, source, {symbol: num_bytes}, num_bytes)
+
+
+_ASSUMED_PROCESS = fixed("process", PROCESS_BYTES, "assumed")

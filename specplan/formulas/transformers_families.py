@@ -7,8 +7,9 @@ from typing import ClassVar
 import sympy
 
 from specplan.errors import UnsupportedError
-from specplan.formulas.symbols import H, H_k, I, R, T, V, d, d_o, f_h, h, n_o, s
-from specplan.formulas.transformers_forward import HIDDEN, KEYS, QUERIES, LlamaForward, f_c, f_u
+from specplan.formulas.symbols import H, H_k, I, T, d, d_o, f_h, h, n_o, s
+from specplan.formulas.transformers_forward import HIDDEN, KEYS, QUERIES, LlamaForward, f_u
+from specplan.formulas.transformers_general import GENERAL
 
 
 class Qwen3Forward(LlamaForward):
@@ -58,10 +59,6 @@ class GraniteForward(LlamaForward):
     def residual(self) -> sympy.Expr:
         """The residual, a block's output, its multiple, and their sum."""
         return self.layer() + 4 * HIDDEN
-
-    def logits(self) -> sympy.Expr:
-        """Logits before and after scaling; the copied rows are gone by then."""
-        return self.inputs() + HIDDEN + R * V * s + sympy.Max(f_c * R * h * s, R * V * s, evaluate=False)
 
 
 class Phi3Forward(LlamaForward):
@@ -147,11 +144,17 @@ FORWARDS: dict[str, LlamaForward] = {
 }
 
 
+#: By model_type: families whose pass is bounded by a form that is not theirs.
+MODELLED: dict[str, LlamaForward] = dict.fromkeys(
+    ("gemma2", "gpt_neox", "mixtral", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3"), GENERAL
+)
+
+
 def forward_id(model_type: str) -> str:
     """The catalogue's id of a family's forward.
 
     Raises:
-        UnsupportedError: no closed form is known for it.
+        UnsupportedError: neither a form nor a bound is known for it.
     """
     form = type(forward_of(model_type)).__name__.removesuffix("Forward")
     return f"forward_{form.lower()}"
@@ -161,11 +164,12 @@ def forward_of(model_type: str) -> LlamaForward:
     """The stages of a family's forward.
 
     Raises:
-        UnsupportedError: no closed form is known for it.
+        UnsupportedError: neither a form nor a bound is known for it.
     """
+    known = FORWARDS | MODELLED
     try:
-        return FORWARDS[model_type]
+        return known[model_type]
     except KeyError:
         raise UnsupportedError(
-            f"the workspace of transformers' forward is not known for {model_type!r}: one of {', '.join(FORWARDS)}"
+            f"the workspace of transformers' forward is not known for {model_type!r}: one of {', '.join(known)}"
         ) from None

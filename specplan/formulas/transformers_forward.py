@@ -29,6 +29,8 @@ f_c = TABLE.natural("f_c", "1 when the rows whose logits are computed are copied
 #: The first supported version of transformers, and the one that stopped repeating keys for one-row grouped queries.
 OLDEST = (5, 17)
 QUERIES_PACKED_FROM = (5, 23)
+#: The first version that was read in which latent attention caches its compressed rows.
+LATENT_ROWS_FROM = (5, 23)
 
 #: The residual stream, the queries, and the keys of a pass.
 HIDDEN = T * h * s
@@ -103,8 +105,8 @@ class LlamaForward:
         return self.layer() + 3 * HIDDEN + T * I * s
 
     def logits(self) -> sympy.Expr:
-        """Normalized rows, a copy of those that need logits if they do not lie together, and the logits."""
-        return self.inputs() + HIDDEN + f_c * R * h * s + R * V * s
+        """Normalized rows, a copy of those that need logits if they do not lie together, and a tile of logits."""
+        return HIDDEN + f_c * R * h * s + R * V * s
 
     def stages(self) -> dict[str, Callable[[], sympy.Expr]]:
         """The stages by name."""
@@ -120,18 +122,16 @@ def forward_flags(version: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         version: of transformers, as ``transformers.__version__`` has it.
-        values: L, H, H_k, d, s, T, b, S and R by name. T, b, S and R may be integer arrays.
+        values: L, H, H_k, d, s, T, b and S by name. T, b and S may be integer arrays.
 
     Returns:
         Flags by name, 0 or 1, or arrays of them.
 
     Raises:
-        UnsupportedError: a version before 5.17, or a head size that the attention kernel does not take.
+        UnsupportedError: a version before 5.17.
     """
     release = release_of(version)
-    L, H, H_k, d, s, T, b, S, R = (values[name] for name in ("L", "H", "H_k", "d", "s", "T", "b", "S", "R"))
-    if d * s % 16:
-        raise UnsupportedError(f"head_dim {d}: the memory-efficient attention kernel takes multiples of {16 // s}")
+    L, H, H_k, d, s, T, b, S = (values[name] for name in ("L", "H", "H_k", "d", "s", "T", "b", "S"))
     grouped = int(H > H_k > 1)
     packed = (b == T) * grouped * int(release >= QUERIES_PACKED_FROM)
     return {
@@ -140,8 +140,17 @@ def forward_flags(version: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "f_u": packed,
         "f_a": int(d > 128 and s < 4),
         "f_p": (S % 8 != 0) * 1,
-        "f_c": (b > 1) * (b < R) * (R < T) * 1,
     }
+
+
+def check_head_dim(d: int, s: int) -> None:
+    """Refuse heads that the attention kernel of GPUs does not take.
+
+    Raises:
+        UnsupportedError: names the size.
+    """
+    if d * s % 16:
+        raise UnsupportedError(f"head_dim {d}: the memory-efficient attention kernel takes multiples of {16 // s}")
 
 
 def release_of(version: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from specplan import __version__
-from specplan.families import runnable
+from specplan.families import runnable, transformers_runnable
 from specplan.formulas.memory import MemoryModel
 from specplan.plan import SCHEMA_VERSION, Estimate, Infeasible, Plan, PlanInputs
 from specplan.planner.certificate import certify
@@ -75,11 +75,13 @@ def _inputs(question: Question, choice: Choice) -> PlanInputs:
 
 def _forward(choice: Choice, inputs: PlanInputs) -> Literal["specplan", "transformers", "unsupported"]:
     """Who computes the forward pass of the plan."""
-    if inputs.transformers_version is not None:
-        return "transformers"
     workload, speculation = choice.group.variant.workload, choice.speculation
+    own = inputs.transformers_version is None
     models = ((inputs.target, workload.dtype), (inputs.draft, workload.draft_dtype))
-    loads = all(runnable(model.arch) and runtime_loads(model, dtype) for model, dtype in models if model is not None)
+    computes = runnable if own else transformers_runnable
+    loads = all(computes(model.arch) and runtime_loads(model, dtype) for model, dtype in models if model is not None)
+    if not own:
+        return "transformers" if loads else "unsupported"
     has_heads = speculation.drafter not in HEAD_DRAFTERS or inputs.head_files is not None
     drafts = speculation.drafter != "eagle3" or isinstance(speculation.shape, Chain)
     runs = loads and has_heads and drafts and speculation.draft_device == "device"

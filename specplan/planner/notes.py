@@ -6,10 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from specplan.dtypes import FLOAT_BYTES, RUNTIME_FORMATS, STORED, WeightFormat, weight_format
-from specplan.families import FAMILIES, runnable
+from specplan.families import FAMILIES, runnable, transformers_runnable
 from specplan.formulas.memory import MemoryModel
+from specplan.formulas.transformers_terms import forward_source
 from specplan.models.safetensors_header import safetensors_files
-from specplan.plan import ModelInput
+from specplan.plan import ModelInput, PlanInputs
 from specplan.planner.acceptance import CACHE_AGREEMENT
 from specplan.planner.question import Question
 from specplan.planner.variants import Variant, scenario_of
@@ -47,16 +48,8 @@ def notes(question: Question, variant: Variant | None = None) -> tuple[str, ...]
         trained = model.arch.max_position_embeddings
         if context > trained:
             found.append(f"context {context} is beyond the {trained} tokens that the {role} was trained for")
-        if not runnable(model.arch):
-            scaling = model.arch.rope_scaling
-            of = f" with {scaling.rope_type} rope" if scaling and FAMILIES[model.arch.model_type].runnable else ""
-            found.append(
-                f"the runtime does not run {model.arch.model_type}{of}: a plan for reading, its workspace modelled"
-            )
+        found += _forward_notes(model, question.inputs)
         found += _weight_notes(role, model, weight_format(question.dtype_of(model), model.arch.stored), question)
-    if question.inputs.transformers_version is not None:
-        version = question.inputs.transformers_version
-        found.append(f"workspace of the forward of transformers {version}, which the runtime does not run yet")
     found += _head_notes(question, variant)
     return tuple(dict.fromkeys(found))
 
@@ -71,6 +64,23 @@ def _head_notes(question: Question, variant: Variant | None) -> list[str]:
     if variant is not None and variant.drafter == "eagle3" and variant.tree is not None:
         found.append("the runtime drafts chains with eagle3, not trees: a plan for reading")
     return found
+
+
+def _forward_notes(model: ModelInput, inputs: PlanInputs) -> list[str]:
+    """Who computes a model, where it is not the runtime's own forward."""
+    arch, version = model.arch, inputs.transformers_version
+    scaling = arch.rope_scaling
+    of = f" with {scaling.rope_type} rope" if scaling and FAMILIES[arch.model_type].runnable else ""
+    if version is None:
+        if runnable(arch):
+            return []
+        return [
+            f"the runtime's own forward does not run {arch.model_type}{of}: a plan for reading, its workspace modelled"
+        ]
+    if not transformers_runnable(arch):
+        return [f"{arch.model_type}{of}, whose frequencies change with the longest sequence: a plan for reading"]
+    how = "to the byte" if forward_source(arch, inputs.device) == "exact" else "as a bound: modelled"
+    return [f"workspace of the forward of transformers {version}, which runs {arch.model_type}; planned {how}"]
 
 
 def _rate_notes(question: Question, variant: Variant | None) -> list[str]:

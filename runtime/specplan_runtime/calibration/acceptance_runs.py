@@ -33,7 +33,7 @@ def measure_acceptance(
         chunk: tokens per pass of the drafters.
         prompts: what was asked, for the profiles.
     """
-    inputs, decoders = engine.plan.inputs, engine.assembly.decoders
+    inputs, decoders = engine.plan.inputs, engine.own.decoders
     layers = max(1, inputs.target.arch.num_hidden_layers // 2)
     found = {"ngram": _categories(answers, list(answers), _count_ngram)}
     early = _traces(engine, decoders[0], "early_exit", answers, chunk, layers)

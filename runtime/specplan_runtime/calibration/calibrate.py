@@ -161,7 +161,7 @@ def calibrate(
     engine.stop_at(tokenizer.eos_token_ids())
     engine.check_prompts([prompt.tokens for prompt in prompts], options.max_new_tokens)
     subjects = list(_subjects(engine, grid.rows[-1], clock))
-    for parameters in (engine.assembly.layout.target, engine.assembly.layout.draft):
+    for parameters in (engine.own.layout.target, engine.own.layout.draft):
         if parameters is not None:
             fill_caches(parameters)
     timers = [subject.timer for subject in subjects]
@@ -183,7 +183,7 @@ def calibrate(
 
 def _subjects(engine: Engine, most_rows: int, clock: Clock) -> Iterator[_Subject]:
     """The target, its first half as early exit runs it, and the draft."""
-    plan, assembly = engine.plan, engine.assembly
+    plan, assembly = engine.plan, engine.own
     workload, inputs = plan.workload, plan.inputs
     depth = inputs.target.arch.num_hidden_layers
     batch, slots = workload.batch_size, target_slots(plan)

@@ -34,7 +34,7 @@ class MeteredDecoder(Decoder):
 
 def meter(engine: Engine) -> tuple[MeteredDecoder, ...]:
     """Let an engine and its drafter run on metered decoders over the same parameters."""
-    assembly = engine.assembly
+    assembly = engine.own
     decoders = tuple(MeteredDecoder(decoder.parameters) for decoder in assembly.decoders)
     assembly.decoders, assembly.target = decoders, decoders[0]
     assembly.drafter = make_drafter(engine.plan, assembly.layout, decoders)

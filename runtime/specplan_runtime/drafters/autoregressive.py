@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from typing import Generic
 
 import torch
 
 from specplan_runtime.drafters.model import DraftModel, idle_rows
+from specplan_runtime.forward import Work
 from specplan_runtime.sampling import RowSampler, SamplingParams, Uniform
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
 
 
-class AutoregressiveDrafter:
+class AutoregressiveDrafter(Generic[Work]):
     """Runs a model γ times per step.
 
     Args:
@@ -20,7 +22,7 @@ class AutoregressiveDrafter:
         draft_probs: float32 [B, γ, V], the place of the distributions that proposals are drawn from.
     """
 
-    def __init__(self, model: DraftModel, draft_probs: torch.Tensor) -> None:
+    def __init__(self, model: DraftModel[Work], draft_probs: torch.Tensor) -> None:
         self._model, self._probs = model, draft_probs
 
     def prefill(self, sequence: Sequence) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from specplan.speculation import Tree
-from specplan_runtime.decoder import Decoder
 from specplan_runtime.drafters.model import DraftModel, idle_rows
+from specplan_runtime.forward import Forward
 from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
@@ -63,7 +63,7 @@ class BranchingDrafter:
         buffers: in the arena.
     """
 
-    def __init__(self, model: DraftModel, shape: Tree, buffers: BranchBuffers) -> None:
+    def __init__(self, model: DraftModel[Workspace], shape: Tree, buffers: BranchBuffers) -> None:
         self._model, self._candidates = model, buffers.candidates
         self._num_nodes = shape.num_draft_nodes
         self._topology = topology_of(shape.inner, buffers.hidden)
@@ -137,7 +137,7 @@ class BranchingDrafter:
 
 
 def best_tokens(
-    decoder: Decoder, work: Workspace, rows: list[int] | None, candidates: torch.Tensor, vocab_size: int
+    decoder: Forward[Workspace], work: Workspace, rows: list[int] | None, candidates: torch.Tensor, vocab_size: int
 ) -> None:
     """Fill ``candidates`` [n, k] with the best tokens of n rows, by k arg-max passes that each strike out their winner.
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import Generic
 
-from specplan_runtime.decoder import Decoder
+from specplan_runtime.forward import Forward, Work
 from specplan_runtime.prefill import prefill
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
-from specplan_runtime.workspace import Workspace
 
 #: Tokens per sequence that a first pass takes in: the last one, and one more if the draft never saw it as a proposal.
 _MAX_PENDING = 2
 
 
 @dataclass(frozen=True, slots=True)
-class DraftModel:
+class DraftModel(Generic[Work]):
     """What chains and trees that a model drafts have in common.
 
     Attributes:
@@ -28,10 +28,10 @@ class DraftModel:
         num_layers: layers to run; all when None.
     """
 
-    decoder: Decoder
-    work: Workspace
+    decoder: Forward[Work]
+    work: Work
     vocab_size: int
-    prefill_work: Workspace | None
+    prefill_work: Work | None
     prefill_chunk: int
     num_layers: int | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +30,9 @@ class TensorSource(Protocol):
     def tiles(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, rows) of a tensor, in order; vectors come as one tile."""
 
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+
     def rope_factors(self) -> torch.Tensor | None:
         """[d/2] divisors of the rotary frequencies, where the file has them."""
 
@@ -48,7 +52,7 @@ def open_source(reference: str, kind: str, arch: ModelArch) -> TensorSource:
 
 def _row_tiles(entry: TensorEntry, multiple: int = 1) -> Iterator[tuple[int, int]]:
     """(first, count) of row tiles; counts are multiples of ``multiple`` but for the last."""
-    columns = entry.shape[-1] if len(entry.shape) > 1 else 1
+    columns = math.prod(entry.shape[1:])
     step = max(multiple, TILE_ELEMENTS // columns // multiple * multiple)
     for first in range(0, entry.shape[0], step):
         yield first, min(step, entry.shape[0] - first)
@@ -76,6 +80,10 @@ class FileTiles:
 
     def __init__(self, files: list[Path], entries: dict[str, TensorEntry]) -> None:
         self.files, self.entries = files, entries
+
+    def has(self, name: str) -> bool:
+        """Whether the headers name it."""
+        return name in self.entries
 
     def tiles(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
         """Rows in the file's dtype."""
@@ -134,6 +142,10 @@ class GgufSource:
             raise InputError(f"{path}: is not the model that the plan was made for")
         self.entries = tensors_by_name(arch, header)
         self._rope_entry = header.tensors.get(ROPE_FACTORS_GGUF)
+
+    def has(self, name: str) -> bool:
+        """Whether the file has it; a tied embedding may go by the head's name."""
+        return name in self.entries or name == f"{naming_of(self.arch).embedding}.weight"
 
     def tiles(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
         """Rows in float32, in Hugging Face's order of rows."""

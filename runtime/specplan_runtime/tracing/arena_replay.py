@@ -17,10 +17,10 @@ from specplan_runtime.parameters import tensors_in
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.span import Span
 from specplan_runtime.topology import topology_of
-from specplan_runtime.tracing.meta_config import transformers_config
 from specplan_runtime.tracing.traced import Traced
 from specplan_runtime.tracing.tracker import StorageTracker
-from specplan_runtime.tracing.transformers_pass import meta_model
+from specplan_runtime.transformers_forward.config import transformers_config
+from specplan_runtime.transformers_forward.model import meta_model
 from specplan_runtime.workspace import Workspace
 
 _WORKSPACE_ITEMS = (

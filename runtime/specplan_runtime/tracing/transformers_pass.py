@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
-from huggingface_hub.errors import StrictDataclassError
 from torch.overrides import TorchFunctionMode
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from specplan.errors import UnsupportedError
-from specplan_runtime.tracing.plan_cache import PlanCache
 from specplan_runtime.tracing.tracker import StorageTracker
+from specplan_runtime.transformers_forward.cache import CachePass, CacheRows, PlanCache
+from specplan_runtime.transformers_forward.decoder import TransformersDecoder
+from specplan_runtime.transformers_forward.model import output_head
+from specplan_runtime.transformers_forward.warm_up import run_pass
+from specplan_runtime.transformers_forward.workspace import TransformersWorkspace
 
 #: PyTorch pads masks of the efficient kernel so that their rows start at multiples of this many elements.
 MASK_ALIGNMENT = 8
@@ -31,28 +33,15 @@ class ForwardShape:
         num_sequences: b.
         num_rows: rows of each sequence, q; the pass has T = b·q.
         num_slots: KV slots of each sequence, S.
-        num_logits: rows of each sequence whose logits are computed, its last ones; the pass has R = b·num_logits.
+        logits_rows: R, rows whose logits exist at one time.
+        gathered: they are not the pass's first rows, but one of each sequence's.
     """
 
     num_sequences: int
     num_rows: int
     num_slots: int
-    num_logits: int
-
-    @classmethod
-    def prefill(cls, num_rows: int, num_slots: int) -> ForwardShape:
-        """A chunk of one prompt: only its last row needs logits."""
-        return cls(1, num_rows, num_slots, 1)
-
-    @classmethod
-    def verify(cls, num_sequences: int, num_rows: int, num_slots: int, num_logits: int) -> ForwardShape:
-        """Rows of several sequences, with logits for the last of each."""
-        return cls(num_sequences, num_rows, num_slots, num_logits)
-
-    @classmethod
-    def draft(cls, num_sequences: int, num_slots: int) -> ForwardShape:
-        """One row of each sequence."""
-        return cls(num_sequences, 1, num_slots, 1)
+    logits_rows: int
+    gathered: bool = False
 
 
 class EfficientAttention(TorchFunctionMode):
@@ -118,33 +107,6 @@ def efficient_attention(
     return output.transpose(1, 2)
 
 
-def meta_model(config: Mapping[str, Any], dtype: torch.dtype, attention: str = "sdpa") -> PreTrainedModel:
-    """A model without memory.
-
-    Args:
-        config: fields of config.json, ``model_type`` among them.
-        dtype: of weights and activations.
-        attention: implementation that its forward uses.
-
-    Raises:
-        UnsupportedError: transformers has no such architecture.
-    """
-    fields = {name: value for name, value in config.items() if name != "model_type"}
-    model_type = config["model_type"]
-    if model_type not in CONFIG_MAPPING:
-        raise UnsupportedError(f"transformers has no architecture {model_type!r}")
-    try:
-        known = CONFIG_MAPPING[model_type](**fields)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise UnsupportedError(f"transformers refuses a {model_type} of these sizes: {error}") from None
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            known, dtype=dtype, attn_implementation=attention
-        )
-    model.train(False)
-    return model
-
-
 def layer_kinds(model: PreTrainedModel) -> list[str]:
     """``full_attention``, ``sliding_attention`` or both: layers of a kind share a mask."""
     return sorted(set(getattr(model.config, "layer_types", None) or ["full_attention"]))
@@ -156,38 +118,58 @@ class PassTrace:
 
     Attributes:
         peak_bytes: inputs and workspace together, at their peak.
-        input_bytes: token ids, positions, slots and mask.
         tracker: every event.
     """
 
     peak_bytes: int
-    input_bytes: int
     tracker: StorageTracker
 
 
 def trace_pass(model: PreTrainedModel, shape: ForwardShape) -> PassTrace:
-    """Run one pass of a model without memory, and follow its storages.
+    """Run one pass of a model without memory, and a tile of logits, and follow its storages.
 
     Weights and cache exist before the trace; ids, positions, slots and the boolean mask are its first allocations.
     """
-    b, q = shape.num_sequences, shape.num_rows
-    cache = PlanCache.allocate(model.config, b, shape.num_slots, model.dtype, torch.device("meta"))
+    cache = PlanCache.allocate(
+        _cache_rows(model.config), shape.num_sequences, shape.num_slots, model.dtype, torch.device("meta")
+    )
     tracker = StorageTracker(("meta",), scalar=lambda _: True)
     with torch.no_grad(), EfficientAttention(), tracker:
-        ids = torch.empty(b, q, dtype=torch.int64, device="meta")
-        positions = torch.empty(b, q, dtype=torch.int64, device="meta")
-        cache.slots = torch.empty(b, q, dtype=torch.int64, device="meta")
-        masks = {
-            kind: torch.empty(b, 1, q, shape.num_slots, dtype=torch.bool, device="meta") for kind in layer_kinds(model)
-        }
-        input_bytes = tracker.live_bytes
-        output = model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=shape.num_logits,
-        )
-    assert output.logits.shape[:2] == (b, shape.num_logits)
-    return PassTrace(tracker.peak_bytes, input_bytes, tracker)
+        hidden = _hidden_states(model, shape, cache).flatten(0, 1)
+        wanted = hidden[: shape.logits_rows]
+        if shape.gathered:
+            wanted = hidden.index_select(0, torch.empty(shape.logits_rows, dtype=torch.int64, device="meta"))
+        output_head(model)(wanted)
+        del hidden, wanted
+    return PassTrace(tracker.peak_bytes, tracker)
+
+
+def _hidden_states(model: PreTrainedModel, shape: ForwardShape, cache: PlanCache) -> torch.Tensor:
+    b, q, num_slots = shape.num_sequences, shape.num_rows, shape.num_slots
+    ids, positions, slots = (torch.empty(b, q, dtype=torch.int64, device="meta") for _ in range(3))
+    masks = {kind: torch.empty(b, 1, q, num_slots, dtype=torch.bool, device="meta") for kind in layer_kinds(model)}
+    cache.current = CachePass(slots, slice(None), num_slots)
+    output = model.base_model(
+        input_ids=ids,
+        position_ids=positions,
+        attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.current = None
+    states: torch.Tensor = output.last_hidden_state
+    return states
+
+
+def trace_decoder(decoder: TransformersDecoder, work: TransformersWorkspace) -> int:
+    """Peak bytes of a phase's pass and its logits at their full shape, run by the runtime's decoder without memory."""
+    tracker = StorageTracker(("meta",), scalar=lambda _: True)
+    with torch.no_grad(), EfficientAttention(), tracker:
+        run_pass(decoder, work)
+    work.output.hidden = None
+    return tracker.peak_bytes
+
+
+def _cache_rows(config: PretrainedConfig) -> CacheRows:
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return CacheRows(config.num_hidden_layers, config.num_key_value_heads, head_dim, head_dim)
