@@ -2,7 +2,7 @@
 
 formulas.md from the catalogue, rules.md from the rules of check, plan.schema.json from the dataclasses of a plan, the
 tables of acceptance.md from the bundled profiles, the inputs of the action in ci.md, and the outputs of the commands
-that README.md and commands.md show between ``<!-- run: … -->`` marks.
+that README.md, commands.md and deploy.md show between ``<!-- run: … -->`` marks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from click.testing import CliRunner
 
 from specplan.acceptance_profiles import acceptance_profiles
 from specplan.cli.main import cli
+from specplan.errors import SpecplanError
 from specplan.formulas.catalogue import FORMULAS, MEANINGS, STAGES, expression
 from specplan.formulas.functions import ALIGNMENT
 from specplan.output.rules import rules_page
@@ -39,6 +40,8 @@ COMMANDS = DOCS / "commands.md"
 CI = DOCS / "ci.md"
 ACTION = DOCS.parent / "action.yml"
 INPUTS = "<!-- inputs -->\n| input | default | meaning |\n|---|---|---|\n"
+DEPLOY = DOCS / "deploy.md"
+_MARKS = r"<!-- setup: (?P<setup>[^\n]+) -->|<!-- run: (?P<run>[^\n]+) -->\n.*?<!-- end -->"
 
 
 def formulas() -> str:
@@ -117,19 +120,22 @@ def _object(cls: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 def shown(path: Path) -> str:
     """A page with the outputs of the commands that it shows between ``<!-- run: … -->`` and ``<!-- end -->``.
 
-    They run in one empty folder, in the order of the text: a plan that one writes, later ones can read.
+    They run in one empty folder, in the order of the text: a plan that one writes, later ones can read. The output of
+    ``<!-- setup: … -->`` is not shown.
     """
     runner = CliRunner()
 
     def replace(match: re.Match[str]) -> str:
-        arguments = match.group(1).split()
-        result = runner.invoke(cli, arguments, prog_name="specplan", terminal_width=100)
-        output = f"$ specplan {' '.join(arguments)}\n{result.output}"
-        return f"<!-- run: {match.group(1)} -->\n```\n{output}```\n<!-- end -->"
+        command = match.group("setup") or match.group("run")
+        result = runner.invoke(cli, command.split(), prog_name="specplan", terminal_width=100)
+        if match.group("setup"):
+            return match.group()
+        error = f"specplan: error: {result.exception}\n" if isinstance(result.exception, SpecplanError) else ""
+        return f"<!-- run: {command} -->\n```\n$ specplan {command}\n{result.output}{error}```\n<!-- end -->"
 
     text = path.read_text()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        return re.sub(r"<!-- run: ([^\n]+) -->\n.*?<!-- end -->", replace, text, flags=re.DOTALL)
+        return re.sub(_MARKS, replace, text, flags=re.DOTALL)
 
 
 def acceptance() -> str:
@@ -176,6 +182,7 @@ GENERATED: dict[Path, Callable[[], str]] = {
     CI: action_inputs,
     README: lambda: shown(README),
     COMMANDS: lambda: shown(COMMANDS),
+    DEPLOY: lambda: shown(DEPLOY),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,39 @@ def load(path: Path) -> Plan:
         InputError: no such file, not JSON, another schema version, an unknown key, values that contradict
             one another.
     """
-    data = read_json(path, "plan", _MAX_PLAN_BYTES)
+    return _decoded(read_json(path, "plan", _MAX_PLAN_BYTES), str(path))
+
+
+def loads(text: str, where: str) -> Plan:
+    """The same for a text.
+
+    Args:
+        text: content of a plan file.
+        where: it comes from, for error messages.
+
+    Raises:
+        InputError: as ``load``.
+    """
+    if len(text) > _MAX_PLAN_BYTES:
+        raise InputError(f"{where}: plan of {len(text)} characters, expected at most {_MAX_PLAN_BYTES}")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"{where}: not a JSON plan") from None
+    return _decoded(data, where)
+
+
+def _decoded(data: Any, where: str) -> Plan:
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION or isinstance(version, bool):
-        raise InputError(f"{path}: schema_version is {version!r}, this specplan reads {SCHEMA_VERSION}: analyze again")
+        raise InputError(f"{where}: schema_version is {version!r}, this specplan reads {SCHEMA_VERSION}: analyze again")
     stored = data.pop("sha256", None)
-    plan = decode(Plan, data, str(path))
-    check_plan_values(plan, str(path))
+    plan = decode(Plan, data, where)
+    check_plan_values(plan, where)
     if stored is None:
-        raise InputError(f"{path}: missing key sha256")
+        raise InputError(f"{where}: missing key sha256")
     if stored != _sha256(encode(plan)):
-        raise InputError(f"{path}: was changed after it was planned (its sha256 does not match): analyze again")
+        raise InputError(f"{where}: was changed after it was planned (its sha256 does not match): analyze again")
     return plan
 
 

@@ -99,9 +99,11 @@ def _union(choices: tuple[Any, ...], data: Any, where: str, path: str) -> Any:
     if len(declared) == 1:
         return _value(declared[0], data, where, path)
     keys = set(data) if isinstance(data, dict) else set()
-    # dataclasses, told apart by their keys: the one that has most of them says what is wrong with the others
-    best = max(declared, key=lambda choice: len(keys & {field.name for field in dataclasses.fields(choice)}))
-    return _value(best, data, where, path)
+    # dataclasses, told apart by their keys: the one that has most of them, and of those the one that lacks fewest, says
+    # what is wrong with the others
+    names = [{field.name for field in dataclasses.fields(choice)} for choice in declared]
+    best = max(range(len(declared)), key=lambda index: (len(keys & names[index]), -len(names[index] - keys)))
+    return _value(declared[best], data, where, path)
 
 
 def _scalar(hint: Any, data: Any, where: str, path: str) -> Any:

@@ -45,11 +45,12 @@ def check(
 
     Exit code 0: nothing to say. 1: findings. 2: something cannot be told, and what is missing is named.
     """
+    from specplan.deployments.readers.exports import is_exported
     from specplan.rules.checking import Options, check_paths, is_plan
     from specplan.rules.settings import with_settings
 
     plain = output_format in ("text", "json") and baseline is None and not reports
-    if len(paths) == 1 and is_plan(paths[0]) and plain and not allow_empty:
+    if len(paths) == 1 and is_plan(paths[0]) and not is_exported(paths[0]) and plain and not allow_empty:
         return _check_plan(paths[0], gpu, output_format)
     options = with_settings(Options(gpu, select, ignore, baseline, allow_empty), Path.cwd())
     if fix:

@@ -36,7 +36,7 @@ _IMAGES: tuple[tuple[str, Engine], ...] = (
     ("tensorrt-llm", "tensorrt-llm"),
 )
 _VERSION = re.compile(r":v?(\d+\.\d+(?:\.\d+)?)(?![\w.])")
-_PINNED = re.compile(r"(?<![\w-])(vllm|sglang|tensorrt[-_]llm)(?:\[[^\]]*\])?==(\d+\.\d+(?:\.\d+)?)")
+_PINNED = re.compile(r"(?<![\w-])(vllm|sglang|tensorrt[-_]llm|transformers)(?:\[[^\]]*\])?==(\d+\.\d+(?:\.\d+)?)")
 _GPUS = ("--gpus",)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from specplan.deployments.deployment import Deployment, Problem, Setting
 from specplan.deployments.source import Source, Word
 from specplan.deployments.tables import option_table
+from specplan.deployments.written_files import written_file
 from specplan.deployments.yaml_nodes import Mapping, Node, Sequence, compose
 from specplan.errors import InputError
 
@@ -24,7 +25,8 @@ def with_config_file(deployment: Deployment, source: Source) -> Deployment:
         return deployment
     path = Path(source.path).parent / setting.value
     try:
-        settings = tuple(itertools.islice(_settings(deployment, Source.read(path)), _MAX_SETTINGS))
+        file = written_file(source, setting.value) or Source.read(path)
+        settings = tuple(itertools.islice(_settings(deployment, file), _MAX_SETTINGS))
     except InputError as error:
         message = f"{setting.name} {setting.value} cannot be read: {error}: put it beside this file"
         problem = Problem("missing-file", setting.name, message, setting.location)

@@ -8,7 +8,7 @@ from typing import Literal
 from specplan.deployments.source import Location
 from specplan.errors import InputError
 
-Engine = Literal["vllm", "sglang", "llama.cpp", "tensorrt-llm", "specplan"]
+Engine = Literal["vllm", "sglang", "llama.cpp", "tensorrt-llm", "transformers", "specplan"]
 ProblemKind = Literal["unknown-flag", "removed-flag", "deprecated-flag", "bad-value", "unresolved", "missing-file"]
 
 

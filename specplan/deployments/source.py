@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import bisect
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +80,13 @@ class Source:
         offset = max(0, min(offset, len(self.text)))
         line = bisect.bisect_right(self._starts, offset) - 1
         return Location(self.path, line + 1, offset - self._starts[line] + 1)
+
+    def node_location(self, node: ast.AST) -> Location:
+        """Of a node of a syntax tree, whose columns are bytes; those of a location are characters."""
+        line, byte = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
+        start = self.line_start(line)
+        text = self.text[start : start + byte].encode()[:byte].decode(errors="ignore")
+        return self.location(start + len(text))
 
     def line_start(self, line: int) -> int:
         """Offset of the first character of a line, counted from 1; the end of the text behind the last one."""

@@ -33,6 +33,7 @@ class OptionTable:
         deprecated: options that it still takes, and what to use.
         keywords: arguments of its Python class.
         config_keys: keys of options that are JSON or YAML objects.
+        images: of that version, by the kind of device.
     """
 
     engine: Engine
@@ -44,6 +45,7 @@ class OptionTable:
     deprecated: dict[str, str]
     keywords: tuple[str, ...]
     config_keys: dict[str, tuple[str, ...]]
+    images: dict[str, str]
 
     def find(self, written: str) -> str | None:
         """The option that a spelling means; None where the engine has none."""
@@ -86,4 +88,5 @@ def option_table(engine: Engine) -> OptionTable:
         data["deprecated"],
         tuple(data["keywords"]),
         {key: tuple(keys) for key, keys in data["config_keys"].items()},
+        data["images"],
     )

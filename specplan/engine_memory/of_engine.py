@@ -15,6 +15,7 @@ from specplan.engine_memory.own import own_budget
 from specplan.engine_memory.sglang import sglang_budget
 from specplan.engine_memory.stages import Stage, pipeline_stages, whole
 from specplan.engine_memory.tensorrt_llm import tensorrt_llm_budget
+from specplan.engine_memory.transformers import transformers_budget
 from specplan.engine_memory.vllm import vllm_budget
 from specplan.plan import ModelInput
 
@@ -70,4 +71,6 @@ def _stage_budget(
         return vllm_budget(serving, models, device, offline)
     if serving.engine == "sglang":
         return sglang_budget(serving, models, device)
+    if serving.engine == "transformers":
+        return transformers_budget(serving, models, device)
     return tensorrt_llm_budget(serving, models, device)

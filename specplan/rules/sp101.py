@@ -12,8 +12,8 @@ from specplan.rules.subject import Subject
 from specplan.rules.text import figures, kv_text, limit_text, nearest_text, parts_text
 from specplan.units import format_bytes
 
-#: Engines that place the KV of all sequences while loading.
-_PLACES_ALL = ("llama.cpp", "specplan")
+#: Engines that have no pool: the KV of all sequences is there while loading, or grows until it is.
+_PLACES_ALL = ("llama.cpp", "transformers", "specplan")
 
 
 def check(subject: Subject) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from specplan.rules.subject import Subject
 from specplan.rules.text import figures, kv_text, nearest_text, parts_text
 from specplan.units import format_bytes
 
-_PLACES_ALL = ("llama.cpp", "specplan")
+_PLACES_ALL = ("llama.cpp", "transformers", "specplan")
 
 
 def check(subject: Subject) -> Iterator[Finding]:

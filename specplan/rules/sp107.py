@@ -19,6 +19,8 @@ def check(subject: Subject) -> Iterator[Finding]:
     if not actual or priced <= actual or int(budget.pool.value) <= 0:
         return
     pool = int(budget.pool.value)
+    if budget.pool.source == "exact":  # --max-total-tokens decides, not the price
+        return
     got, possible = pool // budget.slot_bytes, pool // (budget.slot_bytes - priced + actual)
     yield Finding(
         "SP107",

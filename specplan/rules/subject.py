@@ -108,6 +108,10 @@ class Subject:
 
 def _model(name: Given[str]) -> ModelInput:
     found = _resolved(name.value)
+    if isinstance(found, str) and name.value.endswith(".gguf"):
+        from specplan.models.gguf_file_names import gguf_by_name  # late: most models are not GGUF
+
+        found = gguf_by_name(name.value) or found
     if isinstance(found, str):
         raise CannotTell(f"the model {name.value} is not known here: {found}", name.location)
     return found

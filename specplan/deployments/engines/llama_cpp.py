@@ -10,7 +10,13 @@ _METHODS: dict[str, Method] = {
     "none": "none", "draft-simple": "draft_model", "draft-eagle3": "eagle3", "draft-mtp": "mtp",
     "draft-dflash": "dflash", "draft-dspark": "dspark",
 }  # fmt: skip
-_DRAFTED, _NGRAM_DRAFTED = 3, 64
+_DRAFTED, _NGRAM_DRAFTED, _NGRAM_COPIED = 3, 64, 48
+#: Types of n-grams that copy as many tokens as an option of their own says.
+_NGRAM_LENGTHS = {
+    "ngram-simple": ("--spec-ngram-simple-size-m", _NGRAM_COPIED),
+    "ngram-map-k": ("--spec-ngram-map-k-size-m", _NGRAM_COPIED),
+    "ngram-map-k4v": ("--spec-ngram-map-k4v-size-m", _NGRAM_COPIED),
+}
 _SLOTS = 4
 
 
@@ -73,5 +79,8 @@ def _drafted(read: SettingReader, method: Given[Method] | None) -> Given[int] | 
     if method is None:
         return None
     if method.value == "ngram":
-        return read.integer("--spec-ngram-mod-n-max") or read.default(_NGRAM_DRAFTED)
+        option, default = _NGRAM_LENGTHS.get(
+            method.origin.rpartition(" ")[2], ("--spec-ngram-mod-n-max", _NGRAM_DRAFTED)
+        )
+        return read.integer(option) or read.default(default)
     return read.integer("--spec-draft-n-max") or read.default(_DRAFTED)

@@ -9,6 +9,7 @@ from specplan.deployments.engines.llama_cpp import llama_cpp_serving
 from specplan.deployments.engines.sglang import sglang_serving
 from specplan.deployments.engines.specplan_toml import specplan_serving
 from specplan.deployments.engines.tensorrt_llm import tensorrt_llm_serving
+from specplan.deployments.engines.transformers import transformers_serving
 from specplan.deployments.engines.vllm import vllm_serving
 from specplan.deployments.serving import Serving, given
 
@@ -17,6 +18,7 @@ _READERS = {
     "sglang": sglang_serving,
     "llama.cpp": llama_cpp_serving,
     "tensorrt-llm": tensorrt_llm_serving,
+    "transformers": transformers_serving,
     "specplan": specplan_serving,
 }
 

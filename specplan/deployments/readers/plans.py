@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from specplan.deployments.deployment import Deployment, Setting
+from specplan.deployments.readers.exports import is_export, read_export
 from specplan.deployments.source import Location, Source, Word
 
 _COMMANDS = ("run", "check", "verify")
 
 
 def read_plan(source: Source) -> list[Deployment]:
-    """A plan as a deployment of specplan; other JSON has none."""
+    """A plan as a deployment of specplan, or what was exported from one; other JSON has none."""
     try:
         data = json.loads(source.text)
     except (ValueError, RecursionError):
         data = None
+    if is_export(data):
+        return read_export(source)
     is_plan = isinstance(data, dict) and {"schema_version", "ledger", "inputs"} <= data.keys()
     return [plan_deployment(source.path, Location(source.path, 1, 1))] if is_plan else []
 

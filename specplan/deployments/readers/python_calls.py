@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from specplan.deployments.arguments import scalar_text
 from specplan.deployments.commands import pinned_version
 from specplan.deployments.deployment import Deployment, Engine, Problem, Setting
+from specplan.deployments.readers.generate_calls import generate_deployments
 from specplan.deployments.source import Location, Source
 from specplan.deployments.tables import OptionTable, option_table
 from specplan.errors import InputError
@@ -58,7 +59,9 @@ def read_python(source: Source) -> list[Deployment]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     calls.sort(key=lambda node: (node.lineno, node.col_offset))
     found = (_deployment(call, names, source) for call in calls)
-    return [deployment for deployment in found if deployment is not None]
+    generating = generate_deployments(tree, names.values, source)
+    deployments = [*(deployment for deployment in found if deployment is not None), *generating]
+    return sorted(deployments, key=lambda deployment: deployment.location)
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, Engine]]:
@@ -134,11 +137,8 @@ class _CallReader:
         self.problems: list[Problem] = []
 
     def location(self, node: ast.AST) -> Location:
-        """Columns of the syntax tree are bytes; those of a location are characters."""
-        line, byte = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
-        start = self.source.line_start(line)
-        text = self.source.text[start : start + byte].encode()[:byte].decode(errors="ignore")
-        return self.source.location(start + len(text))
+        """Where a node stands."""
+        return self.source.node_location(node)
 
     def keyword(self, name: str, value: ast.expr, location: Location) -> None:
         """One keyword argument."""
