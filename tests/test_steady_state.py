@@ -46,7 +46,7 @@ class OutsideArena(TorchDispatchMode):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
-        block = engine.assembly.layout.arena.block
+        block = engine.own.layout.arena.block
         assert block is not None
         self._home = block.untyped_storage()._cdata
         self.operators = 0
@@ -111,7 +111,7 @@ def test_a_thousand_steps_create_no_storage(kind: str, batch_size: int, num_step
 def test_the_tracker_sees_a_storage() -> None:
     engine = Engine(plan_of(checkpoint("llama", num_hidden_layers=1), "ngram", 1))
     with OutsideArena(engine) as tracker:
-        engine.assembly.layout.target.embedding + 1
+        engine.own.layout.target.embedding + 1
     assert tracker.outside == ["aten.add.Tensor"]
 
 
