@@ -78,8 +78,8 @@ def job(plan: Path, folder: Path, options: Sequence[str]) -> Work:
         return text[: text.rfind("\n") + 1].splitlines()[1:]
 
     def clear() -> None:
-        output.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
+        for path in (output, part, output.with_name(".results.jsonl.done")):
+            path.unlink(missing_ok=True)
 
     command = [*_run(plan, options), "--prompts", str(prompts), "-o", str(output)]
     return Work("job", lambda: (command, ""), content, lambda: output.exists() and not part.exists(), clear)
@@ -182,13 +182,13 @@ def main() -> None:
                                 (chat(plan, folder, options), arguments.kills - arguments.kills // 2)):  # fmt: skip
                 found = list(killed(work, kills, rng, log))
                 wrong = [text for _, each in found for text in each]
-                left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+                left = list(folder.glob(".*.part"))
                 rows.append([work.name, kills, sum(not kill for kill, _ in found), len(wrong), len(left)])
                 print("\n".join(wrong), end="\n" if wrong else "", flush=True)
                 failed = failed or bool(wrong)
         if failed:
             print(log_path.read_text()[-2000:])
-    print(tabulate(rows, headers=["work", "kills", "times done", "problems", "hidden files left"]))
+    print(tabulate(rows, headers=["work", "kills", "times done", "problems", "temporary files left"]))
     sys.exit(1 if failed else 0)
 
 

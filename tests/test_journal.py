@@ -74,7 +74,34 @@ def test_a_job_writes_what_stdout_would_have(plan: Path, prompts: Path, expected
     output = tmp_path / "results.jsonl"
     assert run_job(plan, prompts, output).exit_code == 0
     assert output.read_text().splitlines() == expected
-    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", ".results.jsonl.done"}
+
+
+def test_a_job_that_was_killed_on_its_way_out_is_not_done_again(tmp_path: Path) -> None:
+    results = [journals.Result(index, f"text {index}", 2, "stop") for index in range(3)]
+
+    def finish(name: str) -> Journal:
+        journal = Journal(tmp_path / "out", name, 3)
+        found = dict(journal.results)
+        for result in results:
+            if result.index not in found:
+                journal.add(result)
+        journal.finish()
+        assert not journal.path.exists()
+        journal.results = found
+        return journal
+
+    assert finish("j").results == {}
+    written = (tmp_path / "out").read_bytes()
+    assert list(finish("j").results.values()) == results
+    assert (tmp_path / "out").read_bytes() == written
+    assert finish("another").results == {}
+    assert finish("j").results == {}
+    (tmp_path / "out").write_bytes(written[:-2])  # no longer what the job wrote
+    assert finish("j").results == {}
+    (tmp_path / "out").unlink()
+    assert finish("j").results == {}
+    assert (tmp_path / "out").read_bytes() == written
 
 
 _KILLED = """

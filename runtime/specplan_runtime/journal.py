@@ -47,6 +47,8 @@ def job_id(plan_sha256: str, prompts: Sequence[str], settings: object) -> str:
 class Journal:
     """Finished prompts of one job, appended one by one beside the file that will hold all of them in order.
 
+    A hidden file keeps which job the results are of: killed on its way out, a job is not done again.
+
     Args:
         output: the file of all results; the journal is beside it, with ``.part`` added.
         job: of ``job_id``.
@@ -58,10 +60,13 @@ class Journal:
     """
 
     def __init__(self, output: Path, job: str, num_prompts: int) -> None:
-        self._output, self._num_prompts = output, num_prompts
+        self._output, self._num_prompts, self._job = output, num_prompts, job
         self.path = output.with_name(output.name + ".part")
+        self._mark = output.with_name(f".{output.name}.done")
         self.results: dict[int, Result] = {}
         try:
+            if not self.path.exists() and self._is_done():
+                write_atomically(self.path, self._header().encode() + b"\n" + self._output.read_bytes())
             self._file = self._open(job)
         except OSError as error:
             raise EnvironmentProblem(f"cannot write {self.path}: {error.strerror or error}") from None
@@ -82,8 +87,21 @@ class Journal:
         file.truncate(len(whole))
         file.seek(len(whole))
         if not lines:  # nothing, or a header that was not written to its end
-            self._append(file, json.dumps({"version": _VERSION, "job": job}))
+            self._append(file, self._header())
         return file
+
+    def _header(self) -> str:
+        return json.dumps({"version": _VERSION, "job": self._job})
+
+    def _is_done(self) -> bool:
+        """Whether the output is what this very job wrote."""
+        if not self._mark.is_file() or not self._output.is_file():
+            return False
+        return self._mark.read_bytes() == self._done_mark(self._output.read_bytes())
+
+    def _done_mark(self, output: bytes) -> bytes:
+        data = {"version": _VERSION, "job": self._job, "sha256": hashlib.sha256(output).hexdigest()}
+        return json.dumps(data).encode() + b"\n"
 
     def _check_header(self, line: bytes, job: str) -> None:
         header = self._json(line, 1)
@@ -131,13 +149,16 @@ class Journal:
         os.fsync(file.fileno())
 
     def finish(self) -> None:
-        """Write all results in the order of the prompts, and remove the journal.
+        """Write all results in the order of the prompts, note whose they are, and remove the journal.
 
         Raises:
             EnvironmentProblem: it cannot be written; the journal stays.
         """
         lines = [result_line(self.results[index]) for index in range(self._num_prompts)]
-        write_atomically(self._output, "\n".join(lines) + "\n")
+        content = ("\n".join(lines) + "\n").encode()
+        write_atomically(self._output, content)
+        if self._output.is_file():  # not a pipe
+            write_atomically(self._mark, self._done_mark(content))
         self.close()
         self.path.unlink(missing_ok=True)
 

@@ -26,7 +26,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--model", metavar="M", help="Weights of the target, when the plan was made from a profile or moved.")
 @click.option("--draft", metavar="D", help="Weights of the draft, in the same case.")
 @click.option("--static", is_flag=True, help="Draft as many tokens as planned, even where fewer are faster.")
-@click.option("-o", "--output", type=_FILE, help="Write the results of --prompts here; a job that was killed goes on.")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    help="Write the results of --prompts here; a job that was killed goes on, one that is done stays.",
+)
 @click.option("--transcript", type=_FILE, help="Keep the chat here after every turn, and take it up again.")
 @click.option(
     "--when-full",
