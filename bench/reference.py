@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from specplan_runtime.transformers_forward.config import transformers_config
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
@@ -14,6 +13,7 @@ from bench.answers import Answer, Clock
 from specplan.errors import UnsupportedError
 from specplan.plan import ModelInput
 from specplan_runtime.loading.sources import TensorSource, open_source
+from specplan_runtime.transformers_forward.config import transformers_config
 
 #: Families whose whole forward is in the fields that ``transformers_config`` writes and a norm's epsilon.
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
