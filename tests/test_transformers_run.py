@@ -286,7 +286,7 @@ def test_code_that_a_config_names_is_not_run(tmp_path: Path) -> None:
         ({"model": "smollm2-135m", "drafter": "medusa"}, "medusa"),
         (
             {"model": "smollm2-135m", "draft": "smollm2-135m", "drafter": "draft_model", "tree": "medusa-default"},
-            "trees",
+            "chains only",
         ),
         ({"model": "smollm2-135m", "gpu": "apple-m2-16gb"}, "apple-m2-16gb"),
     ],
