@@ -23,6 +23,7 @@ from specplan_runtime.layout import Layout, num_logits, place
 from specplan_runtime.loading.heads import load_heads
 from specplan_runtime.loading.load import Progress, fill_randomly, load_parameters
 from specplan_runtime.loading.sources import open_source
+from specplan_runtime.packing import layout_of
 from specplan_runtime.span import Span
 from specplan_runtime.topology import Topology, topology_of
 from specplan_runtime.workspace import Workspace
@@ -77,6 +78,7 @@ def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> As
     _check_ledger(plan, counted.arena)
     budget.check_before_loading(plan, device)
     sources = [] if random_weights else [open_source(m.reference, m.kind, m.arch) for m in _models(plan)]
+    _learn_layouts(counted)
     layout = place(plan, Arena.allocate(counted.arena.high_water, device))
     parameters = [layout.target, *([layout.draft] if layout.draft is not None else [])]
     for number, (model, source) in enumerate(zip(parameters, sources, strict=not random_weights)):
@@ -137,6 +139,14 @@ def _check_ledger(plan: Plan, arena: Arena) -> None:
             raise InputError(
                 f"plan: {name} is {planned.get(name, 0)} bytes in its ledger, this runtime places {mine}: analyze again"
             )
+
+
+def _learn_layouts(counted: Layout) -> None:
+    """Learn how matrices are packed before the arena is there: it takes the memory of the largest for a moment."""
+    for model in (counted.target, counted.draft):
+        if model is not None and model.precision.packed:
+            for shape in {tuple(tensor.shape) for tensor in model.weight_tensors() if tensor.dim() == 2}:
+                layout_of(*shape)
 
 
 def make_drafter(plan: Plan, layout: Layout, decoders: tuple[Decoder, ...]) -> Drafter:
