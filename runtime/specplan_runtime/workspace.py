@@ -78,11 +78,11 @@ class Workspace:
     def _take(self, formula_id: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return self._arena.take(f"{self.shape.phase}.{formula_id}", shape, dtype)
 
-    def _take_output(self, num_elements: int, formula_id: str = "scratch") -> torch.Tensor | None:
+    def _take_output(self, num_elements: int) -> torch.Tensor | None:
         """A place for what a matrix kernel writes, None where it allocates its output."""
         if self._precision.allocates:
             return None
-        return self._take(formula_id, (num_elements,), self._precision.compute)
+        return self._take("scratch", (num_elements,), self._precision.compute)
 
     def _take_inner(self, size: int, gated: bool) -> torch.Tensor | None:
         """A place for gate and up; for packed kernels, which read contiguous rows, for their product."""
@@ -103,9 +103,9 @@ class Workspace:
         self.sin = [self._take("rope", (m, half), compute) for _ in tables]
         self.hidden = self._take("hidden", (m, h), compute)
         self.normed = self._take("normed", (m * max(h, arch.num_attention_heads * arch.head_dim),), compute)
-        self.projected = self._take_output(m * h, "projected")
-        if self.projected is None and "moe" in arch.mlp_types:  # experts add their outputs up, whatever their kernels
-            self.projected = self._take("projected", (m * h,), compute)
+        needed = not self._precision.allocates or "moe" in arch.mlp_types  # experts add up, whatever their kernels
+        projected = self._take("projected", (needed * m * h,), compute)
+        self.projected = projected if needed else None
         self.mean_square = self._take("norm", (m, 1), torch.float32)
         self.mean = self._take("norm", (m, 1), torch.float32) if arch.norm == "layer" else None
         self.float_rows = self._take("norm", (m, h), torch.float32) if compute.itemsize < 4 else None

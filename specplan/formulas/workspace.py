@@ -163,7 +163,7 @@ def experts() -> sympy.Expr:
     """Router scores and choices; one expert's rows, gate and up, and output; the shared expert's gate and up."""
     router = aligned(ROWS * E * s) + aligned(4 * ROWS * E) + aligned(4 * ROWS * k_e) + aligned(8 * ROWS * k_e)
     expert = aligned(ROWS * h * s) + (1 - f_o) * (aligned(2 * ROWS * I_e * s) + aligned(ROWS * h * s))
-    expert += _PACKED * aligned(ROWS * I_e * s)
+    expert += _PACKED * (aligned(ROWS * I_e * s) + f_s * aligned(ROWS * I_s * s))
     return x_e * (router + aligned(4 * ROWS) + expert + f_s * (1 - f_o) * aligned(2 * ROWS * I_s * s))
 
 
@@ -188,7 +188,8 @@ def kernel_output() -> sympy.Expr:
     dense = x_d * ((1 + g_m) * I + h)
     expert = x_e * (2 * sympy.Max(I_e, I_s, evaluate=False) + h)
     queries = Exceeds(L_m, 0) * H * (d_n + d_r)
-    return f_o * s * sympy.Max(ROWS * dense, ROWS * expert, ROWS * x_a * QKV, ROWS * queries, R * V, evaluate=False)
+    widest = sympy.Max(dense, expert, x_a * QKV, queries, evaluate=False)
+    return f_o * s * sympy.Max(ROWS * widest, R * V, evaluate=False)
 
 
 def draft_probs() -> sympy.Expr:
