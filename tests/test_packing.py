@@ -10,6 +10,7 @@ from specplan_runtime.engine import Engine
 from specplan_runtime.linear import PackedLinear
 from specplan_runtime.packing import bind, layout_of
 from specplan_runtime.report import measure_items
+from specplan_runtime.tracing.tracker import StorageTracker
 from tests.runtime_helpers import checkpoint, plan_for, prompt_of
 
 needs_packing = pytest.mark.skipif(layout_of(64, 16) is None, reason="this PyTorch does not pack matrices")
@@ -62,6 +63,15 @@ def test_matrices_that_packing_would_enlarge_stay_plain(shape: tuple[int, int]) 
 def test_another_order_than_blocks_of_rows_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "_is_blocked", lambda *_: False)
     assert layout_of.__wrapped__(64, 32) is None
+
+
+def test_trackers_follow_steps_with_packed_matrices() -> None:
+    folder = checkpoint("llama", seed=7, vocab_size=192, hidden_size=64)
+    plan = plan_for(folder, drafter="ngram", num_speculative_tokens=3)
+    engine = Engine(plan)
+    with torch.no_grad(), StorageTracker() as tracker:
+        engine.generate([3, 1, 4] * 6, 8)
+    assert 0 < tracker.peak_bytes <= plan.ledger.by_name()["kernel_output"].bytes
 
 
 @pytest.mark.parametrize("tied", [False, True])
