@@ -32,6 +32,16 @@ class WeightFormat:
         """Whether our own runtime holds matrices in fewer bits than activations."""
         return self.scale_bytes > 0
 
+    def allocates_outputs(self, on_cpu: bool) -> bool:
+        """Whether matrix kernels of our own runtime allocate their outputs: int8 ones, and packed float32 on a CPU."""
+        return self.quantized or (on_cpu and self.stored is None and self.compute_dtype == "float32")
+
+    def least_rows(self, on_cpu: bool) -> int:
+        """Rows that a product is fed at least: with fewer float32 ones are slower."""
+        if self.compute_dtype != "float32":
+            return 1
+        return 4 if on_cpu and self.stored is None else 2
+
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -128,7 +128,7 @@ def test_absorbed_attention_needs_these_buffers(query_rank: int | None, past: in
         "T": batch_size * each, "b": batch_size, "S_x": slots, "H": arch.num_attention_heads, "L_m": 1, "s": 8,
         "d_n": arch.latent.qk_nope_head_dim, "d_r": arch.latent.qk_rope_head_dim, "r_k": arch.latent.kv_lora_rank,
         "r_q": arch.latent.q_lora_rank, "f_q": int(arch.latent.q_lora_rank > 0),
-        "f_h": 0, "f_k": 0, "f_o": 0, "k_s": 0, "x_s": 0,
+        "f_h": 0, "f_k": 0, "f_o": 0, "k_s": 0, "x_s": 0, "m_r": 2,
     }  # fmt: skip
     assert evaluate("latent", values) == arena.bytes_by_item["scratch"]
 

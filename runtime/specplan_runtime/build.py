@@ -29,6 +29,7 @@ from specplan_runtime.loading.eagle3 import fill_eagle3_randomly, load_eagle3
 from specplan_runtime.loading.heads import load_heads
 from specplan_runtime.loading.load import Progress, fill_randomly, load_parameters
 from specplan_runtime.loading.sources import open_source
+from specplan_runtime.packing import layout_of
 from specplan_runtime.span import Span
 from specplan_runtime.topology import topology_of
 from specplan_runtime.workspace import Workspace
@@ -78,6 +79,7 @@ def assemble_own(plan: Plan, progress: Progress, random_weights: bool = False) -
     check_ledger(plan, counted.arena.bytes_by_item)
     budget.check_before_loading(plan, device)
     sources = [] if random_weights else [open_source(m.reference, m.kind, m.arch) for m in models_of(plan)]
+    _learn_layouts(counted)
     layout = place(plan, Arena.allocate(counted.arena.high_water, device))
     parameters = [layout.target, *([layout.draft] if layout.draft is not None else [])]
     for number, (model, source) in enumerate(zip(parameters, sources, strict=not random_weights)):
@@ -159,6 +161,14 @@ def run_head(layout: Layout, work: Workspace, start: int = 0) -> Iterator[tuple[
     place = layout.eagle3.tap.places["prefill_target" if span.row is not None else "verify"]
     head.forward(work, span, place[: shape.num_rows].view(batch, n, -1))
     return head.logits(work, None, batch)
+
+
+def _learn_layouts(counted: Layout) -> None:
+    """Learn how matrices are packed before the arena is there: it takes the memory of the largest for a moment."""
+    for model in (counted.target, counted.draft):
+        if model is not None and model.precision.packed:
+            for shape in {tuple(tensor.shape) for tensor in model.weight_tensors() if tensor.dim() == 2}:
+                layout_of(*shape)
 
 
 def make_drafter(plan: Plan, layout: Layout, decoders: tuple[Decoder, ...]) -> Drafter:

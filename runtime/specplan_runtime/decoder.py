@@ -1,6 +1,6 @@
 """The forward pass of Llama-like decoders, every intermediate in its place of the arena.
 
-Shapes: T rows of a pass = b sequences × n tokens, m = T, at least 2 in float32.
+Shapes: T rows of a pass = b sequences × n tokens, fed = max(T, least rows of a product).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from specplan_runtime.features import FeatureTap
 from specplan_runtime.mlp import dense, mixture
 from specplan_runtime.norms import apply_norm
 from specplan_runtime.parameters import Layer, Norm, Parameters
-from specplan_runtime.precision import least_rows
 from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 
@@ -32,10 +31,10 @@ class Decoder:
         self.arch = parameters.arch
         self._attention = Attention(parameters)
         compute = parameters.precision.compute
-        self._min_rows = least_rows(compute)
+        self._min_rows = parameters.precision.least_rows
         # the published models multiply by this number in their own precision
         self._embedding_multiplier = float(torch.tensor(self.arch.embedding_multiplier, dtype=compute))
-        #: The most that int8 kernels held outside the arena at one time, for the measured ledger.
+        #: The most that kernels held outside the arena at one time, for the measured ledger.
         self.largest_output_bytes = 0
         #: Takes hidden states of some layers along, for a drafter that reads them.
         self.tap: FeatureTap | None = None
@@ -140,11 +139,11 @@ class Decoder:
 
     def _mlp(self, work: Workspace, span: Span, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         if layer.experts is None:
-            down, both = dense(work, layer, self.arch, x)
+            down, both = dense(work, layer, self.parameters, x)
             self._note_outputs(both, down)
             return down
-        held = mixture(work, layer.experts, self.arch, x, span.num_rows)
-        if self.parameters.precision.int8:
+        held = mixture(work, layer.experts, self.parameters, x, span.num_rows)
+        if self.parameters.precision.allocates:
             self.largest_output_bytes = max(self.largest_output_bytes, held)
         assert work.projected is not None
         return work.projected[: x.numel()].view(x.shape)
@@ -157,7 +156,7 @@ class Decoder:
         return apply_norm(x, norm, self.arch.rms_norm_eps, place, work)
 
     def _note_outputs(self, *alive: torch.Tensor) -> None:
-        """Count what int8 kernels have allocated and not yet freed; other kernels write into the arena."""
-        if self.parameters.precision.int8:
+        """Count what kernels have allocated and not yet freed; others write into the arena."""
+        if self.parameters.precision.allocates:
             alive_bytes = sum(tensor.nbytes for tensor in alive)
             self.largest_output_bytes = max(self.largest_output_bytes, alive_bytes)

@@ -22,7 +22,7 @@ from specplan_runtime.linear import FloatLinear
 from specplan_runtime.mlp import dense
 from specplan_runtime.norms import apply_norm
 from specplan_runtime.parameters import Norm, Parameters, Slots, place_joining_layer, tensors_in
-from specplan_runtime.precision import Precision, least_rows
+from specplan_runtime.precision import Precision
 from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
 
@@ -84,7 +84,7 @@ def place_eagle3(
 ) -> Eagle3:
     """Place the head of a plan; its content is loaded afterwards."""
     compute, h, vocab = precision.compute, target.arch.hidden_size, target.arch.vocab_size
-    least, batch = least_rows(compute), sizes.batch_size
+    least, batch = precision.least_rows, sizes.batch_size
 
     def weights(*shape: int, dtype: torch.dtype = compute) -> torch.Tensor:
         return arena.take("drafter.weights", shape, dtype, "drafter.weight_padding")
@@ -125,7 +125,7 @@ class Eagle3Pass:
         self._embedding = head.parameters if head.owns_embedding else target
         self._attention = Attention(head.parameters)
         self._decoder = Decoder(head.parameters)
-        self._least_rows = least_rows(head.parameters.precision.compute)
+        self._least_rows = head.parameters.precision.least_rows
 
     def forward(self, work: Workspace, span: Span, features: torch.Tensor) -> None:
         """Write the entries of ``span`` into the head's cache; leaves its hidden states in ``work.hidden``.
@@ -165,7 +165,7 @@ class Eagle3Pass:
         heads, _ = self._attention(work, span, layer, work.joined[:fed])
         hidden.add_(layer.output(heads, work.projected))
         x = self._normalize(work, hidden, layer.mlp_in, work.normed[: hidden.numel()].view(hidden.shape))
-        hidden.add_(dense(work, layer, self.arch, x)[0])
+        hidden.add_(dense(work, layer, self.head.parameters, x)[0])
 
     def _normalize(self, work: Workspace, x: torch.Tensor, norm: Norm, out: torch.Tensor) -> torch.Tensor:
         return apply_norm(x, norm, self.arch.rms_norm_eps, out, work)

@@ -12,9 +12,15 @@ from specplan_runtime.workspace import Workspace
 def embed(parameters: Parameters, work: Workspace, fed: int) -> torch.Tensor:
     """Embedded rows of ``work.ids`` in ``work.hidden`` [fed, h], without the multiplier that some families have.
 
-    A table that is tied to an int8 head is int8 too: its rows pass through ``work.normed``.
+    A table that is tied to an int8 head is int8 too: its rows pass through ``work.normed``. One that is tied to a
+    packed head lies in blocks of rows.
     """
     table, hidden, ids = parameters.embedding, work.hidden[:fed], work.ids[:fed]
+    if table.dim() == 3:
+        block = table.shape[2]
+        for place, token in zip(hidden, ids.tolist(), strict=True):
+            place.copy_(table[token // block, :, token % block])
+        return hidden
     if table.dtype != torch.int8:
         torch.index_select(table, 0, ids, out=hidden)
         return hidden

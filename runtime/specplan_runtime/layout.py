@@ -15,7 +15,7 @@ from specplan_runtime.drafters.branching import BranchBuffers
 from specplan_runtime.eagle import Eagle3, Eagle3Sizes, place_eagle3
 from specplan_runtime.heads import Medusa, MedusaWorkspace, place_medusa, place_medusa_workspace
 from specplan_runtime.parameters import Parameters, Slots, place_parameters, slots_of
-from specplan_runtime.precision import draft_precision, head_precision, target_precision
+from specplan_runtime.precision import Precision, draft_precision, head_precision, target_precision
 from specplan_runtime.workspace import PassShape, Workspace
 
 
@@ -100,24 +100,25 @@ def pass_shapes(plan: Plan) -> list[PassShape]:
     """The passes of the plan's phases."""
     workload, speculation = plan.workload, plan.speculation
     batch, chunk = workload.batch_size, _chunk(plan)
-    target = target_slots(plan)
+    target, precision = target_slots(plan), target_precision(plan)
 
-    def tile(rows: int) -> int:
-        return max(2, min(speculation.logits_rows, rows))
+    def tile(rows: int, model: Precision) -> int:
+        return max(model.least_tile, min(speculation.logits_rows, rows))
 
-    shapes = [PassShape("prefill_target", chunk, 1, target, 2)]
+    shapes = [PassShape("prefill_target", chunk, 1, target, tile(1, precision))]
     if speculation.drafter == "draft_model":
-        shapes.append(PassShape("prefill_draft", chunk, 1, draft_slots(plan), 2))
+        shapes.append(PassShape("prefill_draft", chunk, 1, draft_slots(plan), tile(1, draft_precision(plan))))
     if speculation.drafter in MODEL_DRAFTERS:
-        draft = target if speculation.drafter == "early_exit" else draft_slots(plan)
-        widest = draft_passes(speculation.shape, speculation.num_draft_nodes).widest
-        shapes.append(PassShape("draft", batch * max(2, int(widest)), batch, draft, tile(batch * int(widest))))
+        early = speculation.drafter == "early_exit"
+        draft, own = (target, precision) if early else (draft_slots(plan), draft_precision(plan))
+        widest = int(draft_passes(speculation.shape, speculation.num_draft_nodes).widest)
+        shapes.append(PassShape("draft", batch * max(2, widest), batch, draft, tile(batch * widest, own)))
     rows = batch * speculation.shape.num_verify_tokens
     if speculation.drafter == "eagle3":
-        slots = _head_slots(plan)
-        shapes.append(PassShape("prefill_draft", chunk, 1, slots, 2, joins=True))
-        shapes.append(PassShape("draft", rows, batch, slots, tile(batch), joins=True))
-    return [*shapes, PassShape("verify", rows, batch, target, tile(rows))]
+        slots, own = _head_slots(plan), head_precision(plan)
+        shapes.append(PassShape("prefill_draft", chunk, 1, slots, tile(1, own), joins=True))
+        shapes.append(PassShape("draft", rows, batch, slots, tile(batch, own), joins=True))
+    return [*shapes, PassShape("verify", rows, batch, target, tile(rows, precision))]
 
 
 def num_logits(phase: str, shape: PassShape, proposed: Chain | Tree) -> int:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from specplan_runtime.packing import Product
+
 #: Up to this many rows, float32 products on a CPU are faster as W·xᵀ: the library then streams the weights once.
 _MAX_SWAPPED_ROWS = 16
 
@@ -19,7 +21,9 @@ class Linear(Protocol):
         """Rows of W."""
 
     def __call__(self, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
-        """The product, [rows, out]; a view of ``place`` (flat, rows·out elements) where the kernel can write there."""
+        """The product, [rows, out]: in ``place`` (flat, rows·out elements) where one is given and the kernel can write
+        there, else in fresh memory, which the ledger counts as ``kernel_output``.
+        """
 
 
 @dataclass(slots=True)
@@ -40,9 +44,10 @@ class FloatLinear:
         return self.weight.shape[0]
 
     def __call__(self, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
-        """The product in ``place``; its strides depend on which orientation is faster."""
-        assert place is not None
+        """The product; its strides depend on which orientation is faster."""
         rows, out = x.shape[0], self.weight.shape[0]
+        if place is None:
+            place = x.new_empty(rows * out)
         if rows <= _MAX_SWAPPED_ROWS and x.dtype == torch.float32 and x.device.type == "cpu":
             y = place[: rows * out].view(out, rows)
             torch.mm(self.weight, x.t(), out=y)
@@ -53,6 +58,46 @@ class FloatLinear:
         if self.bias is not None:
             y.add_(self.bias)
         return y
+
+
+@dataclass(slots=True)
+class PackedLinear:
+    """Float32 weights in the order of the CPU's matrix library, whose kernel allocates its own output.
+
+    Verifying a few rows then costs hardly more than one (packing.py).
+
+    Attributes:
+        weight: [out/k, in, k], k rows side by side.
+        product: with them.
+        bias: [out] or None.
+    """
+
+    weight: torch.Tensor
+    product: Product
+    bias: torch.Tensor | None = None
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the matrix."""
+        return self.weight.shape[0] * self.weight.shape[2]
+
+    def __call__(self, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
+        """The product of contiguous rows; copied where a place is given."""
+        y = self.product(x, self.bias)
+        return y if place is None else place[: y.numel()].view(y.shape).copy_(y)
+
+    def store(self, row: int, rows: torch.Tensor) -> None:
+        """Put rows [n, in] of the matrix at ``row``."""
+        k, done = self.weight.shape[2], 0
+        while done < len(rows):
+            block, first = divmod(row + done, k)
+            count = min(k - first, len(rows) - done)
+            self.weight[block, :, first : first + count].copy_(rows[done : done + count].t())
+            done += count
+
+    def unpacked(self) -> torch.Tensor:
+        """A copy in plain order, [out, in]."""
+        return self.weight.transpose(1, 2).reshape(self.out_features, -1)
 
 
 @dataclass(slots=True)
@@ -75,7 +120,7 @@ class Int8Linear:
         return self.weight.shape[0]
 
     def __call__(self, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
-        """The product in fresh memory, which the ledger counts as ``kernel_output``; ``place`` is not used."""
+        """The product in fresh memory; ``place`` is not used."""
         y = torch._weight_int8pack_mm(x, self.weight, self.scale)
         if self.bias is not None:
             y.add_(self.bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from specplan.arch import ModelArch, MoeArch
-from specplan_runtime.parameters import AnyLinear, Experts, Layer
+from specplan_runtime.parameters import AnyLinear, Experts, Layer, Parameters
 from specplan_runtime.workspace import ExpertBuffers, Workspace, write_integers
 
 
@@ -17,18 +17,19 @@ def activate(x: torch.Tensor, name: str) -> torch.Tensor:
     return torch.ops.aten.gelu_(x, approximate=approximate)  # type: ignore[no-any-return]
 
 
-def dense(work: Workspace, layer: Layer, arch: ModelArch, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def dense(work: Workspace, layer: Layer, model: Parameters, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [fed, h] of a dense MLP, and its fused gate and up that a kernel may have allocated.
 
     Args:
         work: buffers of the pass's phase.
         layer: weights.
-        arch: sizes and activation.
+        model: that it belongs to.
         x: [fed, h].
     """
     assert layer.gate_up is not None
     assert layer.down is not None
-    return _gated(layer.gate_up, layer.down, arch, x, work.gate_up, work.projected)
+    packed = model.precision.packed
+    return _gated(layer.gate_up, layer.down, model.arch, x, work.inner, work.projected, packed)
 
 
 def _gated(
@@ -38,29 +39,31 @@ def _gated(
     x: torch.Tensor,
     inner_place: torch.Tensor | None,
     place: torch.Tensor | None,
+    packed: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    both = gate_up(x, inner_place)
+    both = gate_up(x, None if packed else inner_place)
     inner = both.shape[1] // (1 + arch.gated_mlp)
     gate = activate(both[:, :inner], arch.hidden_act)
     if arch.gated_mlp:
-        gate.mul_(both[:, inner:])
+        contiguous = inner_place[: gate.numel()].view(gate.shape) if packed and inner_place is not None else gate
+        gate = torch.mul(gate, both[:, inner:], out=contiguous)
     return down(gate, place), both
 
 
-def mixture(work: Workspace, experts: Experts, arch: ModelArch, x: torch.Tensor, num_rows: int) -> int:
+def mixture(work: Workspace, experts: Experts, model: Parameters, x: torch.Tensor, num_rows: int) -> int:
     """A mixture of experts; its output is left in ``work.projected``.
 
     Args:
         work: buffers of the pass's phase; token ids and positions are no longer needed.
         experts: weights.
-        arch: sizes and activation.
+        model: that they belong to.
         x: [fed, h].
         num_rows: T, rows that count.
 
     Returns:
         the most bytes that kernels held outside the arena at one time.
     """
-    buffers, fed = work.expert, x.shape[0]
+    buffers, arch, precision = work.expert, model.arch, model.precision
     assert buffers is not None
     assert work.projected is not None
     assert arch.moe is not None
@@ -72,14 +75,13 @@ def mixture(work: Workspace, experts: Experts, arch: ModelArch, x: torch.Tensor,
             continue
         rows = [row for row, _ in visits]
         flat = [row * arch.moe.num_experts_per_tok + slot for row, slot in visits]
-        spare = [rows[0]] * max(0, min(fed, 2) - len(rows))  # products are fed as many rows as anywhere else
+        spare = [rows[0]] * max(0, precision.least_rows - len(rows))  # products are fed as many rows as anywhere else
         write_integers(work.ids, rows + spare)
         write_integers(work.positions, flat)
         indices, count = work.ids[: len(rows) + len(spare)], len(rows)
         gathered = torch.index_select(x, 0, indices, out=buffers.rows[: len(indices)])
-        output, both = _gated(
-            experts.gate_up[expert], experts.down[expert], arch, gathered, buffers.gate_up, buffers.output
-        )
+        gate_up, down = experts.gate_up[expert], experts.down[expert]
+        output, both = _gated(gate_up, down, arch, gathered, buffers.inner, buffers.output, precision.packed)
         most = max(most, output.nbytes + both.nbytes)
         share = torch.index_select(buffers.weights.view(-1), 0, work.positions[:count], out=buffers.sums[:count])
         total.index_add_(0, indices[:count], output[:count].mul_(share[:, None]))

@@ -11,10 +11,11 @@ import torch
 
 from specplan.arch import ModelArch, MoeArch
 from specplan_runtime.arena import Arena
-from specplan_runtime.linear import FloatLinear, Int8Linear
+from specplan_runtime.linear import FloatLinear, Int8Linear, PackedLinear
+from specplan_runtime.packing import bind, layout_of
 from specplan_runtime.precision import Precision
 
-AnyLinear = FloatLinear | Int8Linear
+AnyLinear = FloatLinear | PackedLinear | Int8Linear
 
 
 @dataclass(slots=True)
@@ -97,8 +98,8 @@ class Parameters:
     Attributes:
         arch: the architecture.
         precision: element types.
-        embedding: [V, h]; int8 with ``head.scale`` when tied and quantized.
-        head: the output head; shares the embedding's memory when tied.
+        embedding: [V, h]; when tied the head's own memory: int8 with ``head.scale``, or packed, [V/k, h, k].
+        head: the output head.
         final_norm: over h.
         layers: in order.
         full: cache of the layers that see everything.
@@ -175,7 +176,12 @@ class _Placer:
         offset = self.vector(rows) if bias else None
         if self.precision.int8:
             return Int8Linear(self._weights((rows, columns), torch.int8), self.vector(rows), offset)
-        return FloatLinear(self.matrix(rows, columns), offset)
+        weight = self.matrix(rows, columns)
+        layout = layout_of(rows, columns) if self.precision.packed and weight.device.type == "cpu" else None
+        if layout is None:
+            return FloatLinear(weight, offset)
+        blocks = weight.view(-1, columns, layout.block)
+        return PackedLinear(blocks, bind(blocks, layout), offset)
 
     def cache(self, rows: tuple[int, ...], head_dim: int) -> Cache:
         def half(width: int, dtype: torch.dtype) -> torch.Tensor:

@@ -31,35 +31,51 @@ class Precision:
         kv: what a KV cache holds: elements, or bytes of two elements of 4 bits.
         cache: its format.
         int8: matrices are int8 with one scale per row.
+        allocates: matrix kernels allocate their own outputs: int8 ones, and packed float32 on a CPU.
+        least_rows: rows that a product is fed at least.
     """
 
     compute: torch.dtype
     kv: torch.dtype
     cache: KvFormat
     int8: bool
+    allocates: bool
+    least_rows: int
 
+    @property
+    def packed(self) -> bool:
+        """Float32 on a CPU: matrices lie as its library reads them, where it can."""
+        return self.allocates and not self.int8
 
-def least_rows(compute: torch.dtype) -> int:
-    """Rows that a product is fed at least: with one row, float32 takes the slow matrix-vector path of CPU libraries."""
-    return 2 if compute == torch.float32 else 1
+    @property
+    def least_tile(self) -> int:
+        """Rows of logits that there is room for at least."""
+        return max(2, self.least_rows)
 
 
 def target_precision(plan: Plan) -> Precision:
     """Of the plan's target."""
-    return _precision(plan.workload.dtype, plan.workload.kv_dtype)
+    return _precision(plan, plan.workload.dtype, plan.workload.kv_dtype)
 
 
 def draft_precision(plan: Plan) -> Precision:
     """Of the plan's draft."""
-    return _precision(plan.workload.draft_dtype, plan.workload.draft_kv_dtype)
+    return _precision(plan, plan.workload.draft_dtype, plan.workload.draft_kv_dtype)
 
 
 def head_precision(plan: Plan) -> Precision:
-    """Of a drafter's layer that rides on the target: floats, whatever the target's matrices are."""
-    return dataclasses.replace(target_precision(plan), int8=False)
+    """Of a drafter's layer that rides on the target: plain floats, however the target's matrices are held."""
+    return dataclasses.replace(target_precision(plan), int8=False, allocates=False)
 
 
-def _precision(dtype: str, kv_dtype: str) -> Precision:
-    weights = weight_format(dtype)
+def _precision(plan: Plan, dtype: str, kv_dtype: str) -> Precision:
+    weights, on_cpu = weight_format(dtype), plan.inputs.device.kind == "cpu"
     cache = cache_format(kv_dtype, float_bytes(weights.compute_dtype))
-    return Precision(_TORCH[weights.compute_dtype], _CELLS[cache.name], cache, weights.quantized)
+    return Precision(
+        _TORCH[weights.compute_dtype],
+        _CELLS[cache.name],
+        cache,
+        int8=weights.quantized,
+        allocates=weights.allocates_outputs(on_cpu),
+        least_rows=weights.least_rows(on_cpu),
+    )

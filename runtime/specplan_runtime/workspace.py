@@ -9,7 +9,7 @@ import torch
 from specplan.arch import ModelArch, MoeArch
 from specplan_runtime.arena import Arena
 from specplan_runtime.parameters import Slots
-from specplan_runtime.precision import Precision, least_rows
+from specplan_runtime.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class PassShape:
 
 
 class Workspace:
-    """Buffers for passes of up to ``shape`` rows. Float32 products are fed at least two rows (m = max(T, 2), else T).
+    """Buffers for passes of up to ``shape`` rows; m = max(T, least rows of a product). Kernels that allocate their
+    outputs, int8 ones and packed float32, need no places for them.
 
     Attributes:
         ids, positions: int64 [m].
@@ -42,33 +43,35 @@ class Workspace:
         slot_positions: int64, b·S_w flat; window_mask, window_spare: bool, T·S_w flat; None without windowed layers.
         angles: float32 [m, rotary_dim/2]; turned: the same, None for float32.
         cos, sin: the same shape, for each set of frequencies.
-        hidden: [m, h]; normed: flat, m·max(h, H·d); projected: flat, m·h, None for int8 without experts.
+        hidden: [m, h]; normed: flat, m·max(h, H·d).
+        projected: flat, m·h, None where kernels allocate and there are no experts.
         joined: [m, 2h], None unless the pass joins.
         mean_square: float32 [m, 1]; mean: the same, None in RMS norms; float_rows: float32 [m, h], None for float32.
-        qkv: flat, None for int8; rotated: flat, m·(H+H_k)·rotary_dim/2; queries: flat, T·H·d; scores: flat, T·H·S_x.
+        qkv: flat, None where kernels allocate; rotated: flat, m·(H+H_k)·rotary_dim/2.
+        queries: flat, T·H·d; scores: flat, T·H·S_x.
         kv_cast: flat, b·H_k·S_x·d, None unless the cache has another dtype.
         kv_scales: flat, T·H_k, None unless the cache is quantized to integers; in half precision also
             kv_exact_scales: float32, flat, T·H_k; kv_rows: float32, flat, T·H_k·d.
         head_square, head_rows: float32 statistics and rows of norms of queries and keys, None without them.
-        gate_up: flat, m·2I, None for int8 and without dense layers.
+        inner: flat, m·2I; for packed matrices m·I; None without dense layers, and where nothing but outputs is needed.
         expert: buffers of the experts, None without them.
-        logits: flat, R·V, None for int8; argmax: int64 [R].
+        logits: flat, R·V, None where kernels allocate; argmax: int64 [R].
         probs, running: float32 [V]; keep: bool [V].
     """
 
     def __init__(self, arena: Arena, arch: ModelArch, precision: Precision, shape: PassShape) -> None:
         self.shape = shape
         self._arena, self._arch, self._precision = arena, arch, precision
-        self.rows = max(shape.num_rows, least_rows(precision.compute))
+        self.rows = max(shape.num_rows, precision.least_rows)
         self._place_rows()
-        self.gate_up: torch.Tensor | None = None
+        self.inner: torch.Tensor | None = None
         self.expert: ExpertBuffers | None = None
         with arena.overlapping(f"{shape.phase}.scratch") as scratch:
             with scratch.alternative():
                 self._place_attention()
             with scratch.alternative():
                 if "dense" in arch.mlp_types:
-                    self.gate_up = self._unless_int8((1 + arch.gated_mlp) * self.rows * arch.intermediate_size)
+                    self.inner = self._take_inner(arch.intermediate_size, arch.gated_mlp)
             with scratch.alternative():
                 if arch.moe is not None and "moe" in arch.mlp_types:
                     self.expert = self._place_experts(arch.moe)
@@ -78,10 +81,17 @@ class Workspace:
     def _take(self, formula_id: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return self._arena.take(f"{self.shape.phase}.{formula_id}", shape, dtype)
 
-    def _unless_int8(self, num_elements: int, formula_id: str = "scratch") -> torch.Tensor | None:
-        if self._precision.int8:
+    def _take_output(self, num_elements: int) -> torch.Tensor | None:
+        """A place for what a matrix kernel writes, None where it allocates its output."""
+        if self._precision.allocates:
             return None
-        return self._take(formula_id, (num_elements,), self._precision.compute)
+        return self._take("scratch", (num_elements,), self._precision.compute)
+
+    def _take_inner(self, size: int, gated: bool) -> torch.Tensor | None:
+        """A place for gate and up; for packed kernels, which read contiguous rows, for their product."""
+        if self._precision.packed and gated:
+            return self._take("scratch", (self.rows * size,), self._precision.compute)
+        return self._take_output((1 + gated) * self.rows * size)
 
     def _place_rows(self) -> None:
         arch, m, compute = self._arch, self.rows, self._precision.compute
@@ -96,9 +106,9 @@ class Workspace:
         self.sin = [self._take("rope", (m, half), compute) for _ in tables]
         self.hidden = self._take("hidden", (m, h), compute)
         self.normed = self._take("normed", (m * max(h, arch.num_attention_heads * arch.head_dim),), compute)
-        self.projected = self._unless_int8(m * h, "projected")
-        if self.projected is None and "moe" in arch.mlp_types:  # experts add their outputs up, whatever their kernels
-            self.projected = self._take("projected", (m * h,), compute)
+        needed = not self._precision.allocates or "moe" in arch.mlp_types  # experts add up, whatever their kernels
+        projected = self._take("projected", (needed * m * h,), compute)
+        self.projected = projected if needed else None
         self.joined = self._take("joined", (m, 2 * h), compute) if self.shape.joins else None
         self.mean_square = self._take("norm", (m, 1), torch.float32)
         self.mean = self._take("norm", (m, 1), torch.float32) if arch.norm == "layer" else None
@@ -118,7 +128,7 @@ class Workspace:
         arch, m, shape, compute = self._arch, self.rows, self.shape, self._precision.compute
         heads, d = arch.num_attention_heads + arch.num_key_value_heads, arch.head_dim
         row_heads, longest = shape.num_rows * arch.num_attention_heads, shape.slots.longest(arch)
-        self.qkv = self._unless_int8(m * arch.qkv_size)
+        self.qkv = self._take_output(m * arch.qkv_size)
         self.rotated = self._take("scratch", (m * heads * arch.rotary_dim // 2,), compute)
         self.queries = self._take("scratch", (row_heads * d,), compute)
         self.scores = self._take("scratch", (row_heads * longest,), compute)
@@ -153,13 +163,13 @@ class Workspace:
             chosen=self._take("scratch", (m, num_chosen), torch.int64),
             sums=self._take("scratch", (m,), torch.float32),
             rows=self._take("scratch", (m, arch.hidden_size), compute),
-            gate_up=self._unless_int8(2 * m * moe.moe_intermediate_size),
-            output=self._unless_int8(m * arch.hidden_size),
+            inner=self._take_inner(moe.moe_intermediate_size, gated=True),
+            output=self._take_output(m * arch.hidden_size),
         )
 
     def _place_head(self) -> None:
         vocab = self._arch.vocab_size
-        self.logits = self._unless_int8(self.shape.logits_rows * vocab)
+        self.logits = self._take_output(self.shape.logits_rows * vocab)
         self.argmax = self._take("scratch", (self.shape.logits_rows,), torch.int64)
         self.probs = self._take("scratch", (vocab,), torch.float32)
         self.running = self._take("scratch", (vocab,), torch.float32)
@@ -167,7 +177,7 @@ class Workspace:
 
     def write_tokens(self, ids: list[int], positions: list[int]) -> None:
         """Put token ids and positions of a pass on the device; a row fed beyond them is token 0 at position 0."""
-        spare = [0] * max(0, min(2, self.rows) - len(ids))
+        spare = [0] * max(0, self._precision.least_rows - len(ids))
         write_integers(self.ids, ids + spare)
         write_integers(self.positions, positions + spare)
 
@@ -181,7 +191,7 @@ class ExpertBuffers:
         weights: float32 [m, k]; chosen: int64 [m, k].
         sums: float32 [m], of the chosen weights, then one expert's weights row by row.
         rows: [m, h], the rows that visit one expert.
-        gate_up: flat, m·2I_e; output: flat, m·h; None for int8.
+        inner: flat, m·2I_e, or m·I_e for packed matrices; output: flat, m·h; None where kernels allocate.
     """
 
     router: torch.Tensor
@@ -190,7 +200,7 @@ class ExpertBuffers:
     chosen: torch.Tensor
     sums: torch.Tensor
     rows: torch.Tensor
-    gate_up: torch.Tensor | None
+    inner: torch.Tensor | None
     output: torch.Tensor | None
 
 

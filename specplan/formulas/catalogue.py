@@ -103,7 +103,7 @@ FORMULAS = {
         Formula("draft_candidates", "candidates of a draft model", heads.draft_candidates, _LAYOUT),
         Formula("medusa_block", "rows of a Medusa head", heads.medusa_block, _LAYOUT),
         Formula("medusa_head", "logits of a Medusa head", heads.medusa_head, _LAYOUT),
-        Formula("kernel_output", "outputs of int8 kernels", workspace.kernel_output, _LAYOUT),
+        Formula("kernel_output", "outputs of kernels that allocate them", workspace.kernel_output, _LAYOUT),
         Formula("tokens", "token ids and positions", workspace.tokens, _LAYOUT),
         Formula("mask", "attention mask", workspace.mask, _LAYOUT),
         Formula("rope", "rotary embedding", workspace.rope, _LAYOUT),

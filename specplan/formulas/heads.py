@@ -17,10 +17,10 @@ from specplan.formulas.symbols import (
     V_d,
     d,
     e_o,
-    f_h,
     gamma,
     h,
     k_t,
+    m_r,
     n_f,
     n_r,
     n_t,
@@ -73,7 +73,7 @@ def features() -> sympy.Expr:
 
 def fused() -> sympy.Expr:
     """Features, fused: of a prefill pass, and of all rows of a verify pass until the next step has taken them in."""
-    return aligned(ROWS * h * s) + aligned(sympy.Max(B * (gamma + 1), 2 - f_h, evaluate=False) * h * s)
+    return aligned(ROWS * h * s) + aligned(sympy.Max(B * (gamma + 1), m_r, evaluate=False) * h * s)
 
 
 def joined() -> sympy.Expr:

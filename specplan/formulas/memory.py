@@ -45,6 +45,10 @@ class MemoryModel:
         self.knobs = knobs or Knobs(speculation.num_draft_nodes, speculation.prefill_chunk, speculation.logits_rows)
 
     @property
+    def _on_cpu(self) -> bool:
+        return self.scenario.device.kind == "cpu"
+
+    @property
     def _drafts_with_model(self) -> bool:
         return self.scenario.speculation.drafter in MODEL_DRAFTERS
 
@@ -201,13 +205,14 @@ class MemoryModel:
             yield term(name, "drafter", "resident", formula_id, values, "exact" if textbook else self._head_source)
 
     def _eagle3_values(self, heads: Eagle3Head) -> dict[str, Value]:
-        """The layer in floats, whatever the target's weights are; its cache is in the format of the target's."""
+        """The layer in plain floats, however the target holds its weights; its cache is in the target's format."""
         workload, target = self.scenario.workload, self.scenario.target
         layer = head_layer(heads, target)
         compute = weight_format(workload.dtype, target.stored).compute_dtype
         slots = slot_values(layer, self.draft_slots, self._written)
         cache = {"B": workload.batch_size, "C": workload.context} | slots
-        return arch_values(layer) | precision_values(compute, workload.kv_dtype) | cache | head_values(heads)
+        precision = precision_values(compute, workload.kv_dtype, on_cpu=self._on_cpu) | {"f_o": 0}
+        return arch_values(layer) | precision | cache | head_values(heads)
 
     @property
     def _head_source(self) -> Source:
@@ -249,11 +254,11 @@ class MemoryModel:
         scenario, workload = self.scenario, self.scenario.workload
         if owner == "target":
             arch, slots = scenario.target, self.target_slots
-            precision = precision_values(workload.dtype, workload.kv_dtype, arch.stored)
+            precision = precision_values(workload.dtype, workload.kv_dtype, arch.stored, self._on_cpu)
         else:
             assert scenario.draft is not None
             arch, slots = scenario.draft, self.draft_slots
-            precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype, arch.stored)
+            precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype, arch.stored, self._on_cpu)
         cache = {"B": workload.batch_size, "C": workload.context} | slot_values(arch, slots, self._written)
         return arch_values(arch) | precision | cache
 
@@ -266,25 +271,25 @@ class MemoryModel:
         """The passes of a step: phase, and T rows over b sequences with logits for R rows at a time."""
         batch = self.scenario.workload.batch_size
         target = self._model_values("target")
-        yield "prefill_target", target | {"T": self._chunk, "b": 1, "R": 2}
+        yield "prefill_target", target | {"T": self._chunk, "b": 1, "R": self._tile(1, target)}
         drafter = self.scenario.speculation.drafter
         if self._drafts_with_model and not self._drafts_on_host:
             draft = target if drafter == "early_exit" else self._model_values("draft")
             if drafter == "draft_model":
-                yield "prefill_draft", draft | {"T": self._chunk, "b": 1, "R": 2}
+                yield "prefill_draft", draft | {"T": self._chunk, "b": 1, "R": self._tile(1, draft)}
             widest = self._draft_passes.widest
             rows = batch * np.maximum(2, widest)
-            yield "draft", draft | {"T": rows, "b": batch, "R": self._tile(batch * widest)}
+            yield "draft", draft | {"T": rows, "b": batch, "R": self._tile(batch * widest, draft)}
         yield from self._head_passes(target)
         rows = self._verify_rows
-        yield "verify", target | {"T": rows, "b": batch, "R": self._tile(rows)}
+        yield "verify", target | {"T": rows, "b": batch, "R": self._tile(rows, target)}
 
     def _head_passes(self, target: dict[str, Value]) -> Iterator[tuple[Phase, dict[str, Value]]]:
         heads, batch, shape = self.scenario.heads, self.scenario.workload.batch_size, self.scenario.speculation.shape
         if heads is None:
             return
         if isinstance(heads, MedusaHeads):
-            yield "draft", target | head_values(heads) | {"R": self._tile(batch)}
+            yield "draft", target | head_values(heads) | {"R": self._tile(batch, {"m_r": 2})}
             return
         if isinstance(heads, Eagle3Head):
             own = self._eagle3_values(heads)
@@ -295,30 +300,30 @@ class MemoryModel:
             layer = head_layer(heads, self.scenario.target)
             own = target | arch_values(layer) | slot_values(layer, self.target_slots, self._written)
             rows = drawn = batch * _widest(shape)
-        yield "prefill_draft", own | {"T": self._chunk, "b": 1, "R": 2}
-        yield "draft", own | {"T": rows, "b": batch, "R": self._tile(drawn)}
+        yield "prefill_draft", own | {"T": self._chunk, "b": 1, "R": self._tile(1, own)}
+        yield "draft", own | {"T": rows, "b": batch, "R": self._tile(drawn, own)}
 
-    def _tile(self, rows: Value) -> Value:
-        """Rows of logits at one time: at least two, at most what the pass has."""
-        return np.maximum(2, np.minimum(self.knobs.logits_rows, rows))
+    def _tile(self, rows: Value, values: dict[str, Value]) -> Value:
+        """Places for rows of logits: at least two and what a product is fed, at most what the pass has."""
+        return np.maximum(np.maximum(2, values["m_r"]), np.minimum(self.knobs.logits_rows, rows))
 
     def _logits_made(self, phase: Phase, values: dict[str, Value]) -> Value:
-        """Rows that an int8 head makes at one time: only those that are wanted, where places are kept for two."""
-        if phase.startswith("prefill"):
-            return 1
+        """Rows that a head makes at one time whose kernel allocates them: no more than are wanted and must be fed."""
         widest = self._draft_passes.widest if self._drafts_with_model else 1
         wanted = values["T"] if phase == "verify" else values["b"] * widest
-        return np.minimum(self.knobs.logits_rows, wanted)
+        if phase.startswith("prefill"):
+            wanted = 1
+        return np.minimum(values["R"], np.maximum(wanted, values["m_r"]))
 
     def _kernel_output(self) -> Term | None:
-        """One int8 kernel output lives at a time, so the largest over all passes counts, in every phase."""
+        """One kernel output lives at a time, so the largest over all passes counts, in every phase."""
         # Medusa's own passes make tiles of logits at most, and no more rows of them than the verify pass
-        quantized = [
+        allocating = [
             values | {"R": self._logits_made(phase, values)}
             for phase, values in self._passes()
             if values["f_o"] and "T" in values
         ]
-        needs = [(values, evaluate("kernel_output", values)) for values in quantized]
+        needs = [(values, evaluate("kernel_output", values)) for values in allocating]
         if not needs:
             return None
         values, most = needs[0]
@@ -338,7 +343,7 @@ class MemoryModel:
 
 
 def _arena_bytes(own: Sequence[Term]) -> Value:
-    """The runtime's one allocation: everything it owns except outputs of int8 kernels."""
+    """The runtime's one allocation: everything it owns except outputs that kernels allocate."""
     placed = [item for item in own if item.name != "kernel_output"]
     workspaces = [sum((t.bytes for t in placed if t.phase == phase), start=0) for phase in PHASES[1:]]
     largest = workspaces[0]

@@ -97,7 +97,8 @@ k_s = _natural("k_s", "bytes of the scale of a token's key, or value, in a KV he
 x_s = _natural("x_s", "1 when cached keys and values have scales (int8, int4)")
 f_h = _natural("f_h", "1 when activations have fewer than 4 bytes")
 f_k = _natural("f_k", "1 when the KV cache has another dtype than the activations")
-f_o = _natural("f_o", "1 when matrix kernels allocate their own outputs (int8 weights)")
+f_o = _natural("f_o", "1 when matrix kernels allocate their own outputs (int8 weights, float32 on a CPU)")
+m_r = _count("m_r", "rows that a matrix product is fed at least")
 
 C = _count("C", "context: tokens per sequence")
 B = _count("B", "batch_size")

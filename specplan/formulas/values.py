@@ -114,8 +114,10 @@ def _moe_values(layers: int, moe: MoeArch) -> dict[str, Value]:
     }
 
 
-def precision_values(dtype: str, kv_dtype: str, stored: StoredWeights | None = None) -> dict[str, Value]:
-    """Values of the symbols that describe element sizes."""
+def precision_values(
+    dtype: str, kv_dtype: str, stored: StoredWeights | None = None, on_cpu: bool = False
+) -> dict[str, Value]:
+    """Values of the symbols that describe element sizes, and what the kernels for them need."""
     weights = weight_format(dtype, stored)
     activation_bytes = float_bytes(weights.compute_dtype)
     cache = cache_format(kv_dtype, activation_bytes)
@@ -129,7 +131,8 @@ def precision_values(dtype: str, kv_dtype: str, stored: StoredWeights | None = N
         "x_s": int(cache.scale_bytes > 0),
         "f_h": int(activation_bytes < 4),
         "f_k": int(kv_dtype != weights.compute_dtype),
-        "f_o": int(weights.quantized),
+        "f_o": int(weights.allocates_outputs(on_cpu)),
+        "m_r": weights.least_rows(on_cpu),
     }
 
 

@@ -1,7 +1,8 @@
 """Workspace of one pass over T rows: what the runtime's decoder places in its arena, stage by stage.
 
 In float32, buffers that feed a matrix product have at least two rows: a product with one row would take the slow
-matrix-vector path of CPU libraries. Stages of a layer share one scratch region, so it counts once, at its maximum.
+matrix-vector path of libraries. On a CPU they have four: products with packed matrices are slower below that. Stages of
+a layer share one scratch region, so it counts once, at its maximum.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from specplan.formulas.symbols import (
     k_l,
     k_s,
     m_2,
+    m_r,
     n_b,
     n_o,
     n_s,
@@ -67,7 +69,9 @@ from specplan.formulas.symbols import (
 )
 from specplan.formulas.weights import QKV
 
-ROWS = sympy.Max(T, 2 - f_h, evaluate=False)
+ROWS = sympy.Max(T, m_r, evaluate=False)
+#: Packed float32 kernels read rows that are contiguous, which the gate of a fused product is not.
+_PACKED = f_o * (1 - f_h)
 
 
 def tokens() -> sympy.Expr:
@@ -151,14 +155,15 @@ def recurrent() -> sympy.Expr:
 
 
 def mlp() -> sympy.Expr:
-    """Gate and up side by side; their product replaces the gate."""
-    return x_d * (1 - f_o) * aligned((1 + g_m) * ROWS * I * s)
+    """Gate and up side by side, whose product replaces the gate; their product alone where matrices are packed."""
+    return x_d * ((1 - f_o) * aligned((1 + g_m) * ROWS * I * s) + _PACKED * aligned(g_m * ROWS * I * s))
 
 
 def experts() -> sympy.Expr:
     """Router scores and choices; one expert's rows, gate and up, and output; the shared expert's gate and up."""
     router = aligned(ROWS * E * s) + aligned(4 * ROWS * E) + aligned(4 * ROWS * k_e) + aligned(8 * ROWS * k_e)
     expert = aligned(ROWS * h * s) + (1 - f_o) * (aligned(2 * ROWS * I_e * s) + aligned(ROWS * h * s))
+    expert += _PACKED * (aligned(ROWS * I_e * s) + f_s * aligned(ROWS * I_s * s))
     return x_e * (router + aligned(4 * ROWS) + expert + f_s * (1 - f_o) * aligned(2 * ROWS * I_s * s))
 
 
@@ -179,11 +184,12 @@ def scratch() -> sympy.Expr:
 
 
 def kernel_output() -> sympy.Expr:
-    """The most that int8 kernels hold outside the arena at one time: they cannot write into a given tensor."""
-    dense = x_d * T * ((1 + g_m) * I + h)
-    expert = x_e * T * (2 * sympy.Max(I_e, I_s, evaluate=False) + h)
-    queries = Exceeds(L_m, 0) * T * H * (d_n + d_r)
-    return f_o * s * sympy.Max(dense, expert, x_a * T * QKV, queries, R * V, evaluate=False)
+    """The most that kernels hold outside the arena at one time which cannot write into a given tensor."""
+    dense = x_d * ((1 + g_m) * I + h)
+    expert = x_e * (2 * sympy.Max(I_e, I_s, evaluate=False) + h)
+    queries = Exceeds(L_m, 0) * H * (d_n + d_r)
+    widest = sympy.Max(dense, expert, x_a * QKV, queries, evaluate=False)
+    return f_o * s * sympy.Max(ROWS * widest, R * V, evaluate=False)
 
 
 def draft_probs() -> sympy.Expr:

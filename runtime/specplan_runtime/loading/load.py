@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from specplan.models.names import Naming, naming_of
-from specplan_runtime.linear import FloatLinear, Int8Linear
+from specplan_runtime.linear import FloatLinear, Int8Linear, PackedLinear
 from specplan_runtime.loading.sources import TensorSource
 from specplan_runtime.parameters import AnyLinear, Experts, Layer, Norm, Parameters
 from specplan_runtime.rope import inverse_frequencies
@@ -136,8 +136,10 @@ def _store(linear: AnyLinear, row: int, tile: torch.Tensor) -> None:
     end = row + tile.shape[0]
     if isinstance(linear, FloatLinear):
         linear.weight[row:end].copy_(tile)
-        return
-    _quantize(linear, row, end, tile.float())
+    elif isinstance(linear, PackedLinear):
+        linear.store(row, tile)
+    else:
+        _quantize(linear, row, end, tile.float())
 
 
 def _quantize(linear: Int8Linear, row: int, end: int, values: torch.Tensor) -> None:
