@@ -43,7 +43,8 @@ def resolved(folder: Path) -> Eagle3Input:
 
 
 def eagle_plan(heads: Path, **options: Any) -> Plan:
-    return plan_for(variant(TARGET), heads=heads, **({"drafter": "eagle3", "num_speculative_tokens": 2} | options))
+    chosen: dict[str, Any] = {"drafter": "eagle3", "num_speculative_tokens": 2} | options
+    return plan_for(variant(TARGET), heads=heads, **chosen)
 
 
 # ------------------------------------------------------------------------------------------------ what a config says
@@ -150,7 +151,7 @@ def test_a_map_to_tokens_that_are_not_there_is_refused(tmp_path: Path, entry: in
 def test_a_head_of_all_tokens_needs_no_map(tmp_path: Path) -> None:
     tensors = changed(d2t=None, t2d=None, lm_head__weight=torch.randn(VOCAB, HIDDEN))
     engine = Engine(eagle_plan(eagle_folder(tmp_path, tensors, eagle_config(draft_vocab_size=None))))
-    head = engine.assembly.layout.eagle3
+    head = engine.own.layout.eagle3
     assert head is not None
     assert torch.equal(head.token_map, torch.arange(VOCAB))
     assert engine.generate([1, 2, 3], 5)
