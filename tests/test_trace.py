@@ -18,6 +18,8 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +41,7 @@ from specplan_runtime.arena import Arena
 from specplan_runtime.engine import Engine
 from specplan_runtime.layout import place
 from specplan_runtime.sampling import RowSampler, SamplingParams
+from tests.eagle_helpers import eagle_config, eagle_folder
 from tests.runtime_helpers import checkpoint, perturbed, plan_for, serve, with_knobs
 from tests.strategies import draft_contexts, eagle3_heads, runnable_archs, trees
 
@@ -69,6 +72,8 @@ COMBINATIONS = [
     ("int8 draft", "draft_model", 3),
     *itertools.product(("draft window", "quantized draft window"), ("draft_model",), (1, 3)),
     *itertools.product(("fp8 cache", "int8 cache", "int4 cache"), SHAPES[2:], (3,)),
+    *itertools.product(("float32", "bfloat16", "int8"), ("eagle3",), (1, 3)),
+    *itertools.product(("float16, other caches", "int4 cache"), ("eagle3",), (3,)),
 ]
 #: Periodic, so that prompt lookup proposes as much as it may; longer than a prefill chunk.
 PROMPT = [3, 1, 4] * 6
@@ -117,6 +122,13 @@ def no_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Engine, name, torch.no_grad()(getattr(Engine, name).__wrapped__))
 
 
+@cache
+def eagle_heads() -> Path:
+    """A head for a target of two layers."""
+    folder = checkpoint("llama", seed=5, num_hidden_layers=2).with_name("eagle-heads-of-two-layers")
+    return eagle_folder(folder, config=eagle_config(eagle_aux_hidden_state_layer_ids=[0, 1, 2]))
+
+
 def make_plan(drafter: str, precision: str, batch_size: int, vocab_size: int = 131) -> Plan:
     """Prefill in chunks of 16, logits in tiles of 4 of the 4·batch rows (with a tree 7·batch) of a verify pass."""
     drafter, _, shape = drafter.partition(" ")
@@ -124,6 +136,8 @@ def make_plan(drafter: str, precision: str, batch_size: int, vocab_size: int = 1
     options: dict[str, Any] = {} if drafter == "none" else {"num_speculative_tokens": 3}
     if drafter == "draft_model":
         options["draft"] = perturbed(folder, 0.03)
+    if drafter == "eagle3":
+        options["heads"] = eagle_heads()
     plan = plan_for(
         folder,
         drafter=drafter,
