@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from specplan.device import DeviceSpec
 from specplan.errors import InputError
 from specplan.models.replace import stale, stale_heads
-from specplan.plan import Plan
+from specplan.plan import Plan, Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,9 @@ def check_plan(plan: Plan, device: DeviceSpec | None) -> tuple[Finding, ...]:
     Raises:
         InputError: cannot tell: a model is gone, or the device is of another kind than the plan was made for.
     """
-    return (*_fit(plan, device or plan.inputs.device), *_stale(plan))
+    if plan.spread is None:
+        return (*_fit(plan, device or plan.inputs.device), *_stale(plan))
+    return (*_fit_ranks(plan, plan.spread, device), *_stale(plan))
 
 
 def peak_on(plan: Plan, device: DeviceSpec) -> int:
@@ -70,6 +74,19 @@ def _fit(plan: Plan, device: DeviceSpec) -> list[Finding]:
             Finding("does-not-fit", f"its budget of {budget} bytes is more than {device.name} has ({memory})")
         )
     return findings
+
+
+def _fit_ranks(plan: Plan, spread: Spread, device: DeviceSpec | None) -> Iterator[Finding]:
+    """Findings of ranks, those that are alike once."""
+    for kind in spread.kinds:
+        if device is not None and device.name != kind.device.name:
+            ranks = spread.parallelism.num_ranks
+            raise InputError(
+                f"cannot tell whether a plan for {ranks} devices fits {device.name}: "
+                f"analyze with --gpu {device.name} --num-gpus {ranks}"
+            )
+        for finding in _fit(plan.seen_from(kind.ranks[0]), kind.device):
+            yield dataclasses.replace(finding, message=f"rank {kind.ranks[0]} {finding.message}")
 
 
 def _stale(plan: Plan) -> list[Finding]:

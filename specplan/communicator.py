@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from specplan.device import DeviceSpec
@@ -73,4 +74,16 @@ def default_communicator(device: DeviceSpec, num_ranks: int) -> Communicator:
         num_sources=peers,
         num_destinations=peers,
         writes=capability != "8.0",
+    )
+
+
+def stage_communicator(device: DeviceSpec, num_neighbors: int) -> Communicator:
+    """What NCCL sets up between stages, which only send and receive: buffers for one or two neighbors.
+
+    Raises:
+        UnsupportedError: a device that NCCL does not run on.
+    """
+    whole = default_communicator(device, 2)
+    return dataclasses.replace(
+        whole, channels=0, nvls_channels=0, num_sources=0, num_destinations=0, num_exchanges=num_neighbors
     )

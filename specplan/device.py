@@ -24,6 +24,7 @@ class DeviceSpec:
         memory_bytes: total bytes, as the driver reports them where that is known.
         memory_bandwidth_bytes_per_s: peak.
         link_bandwidth_bytes_per_s: to the host or a peer, one direction.
+        link_latency_s: that handing a small message to a peer takes at least, one step of a ring.
         flop_per_s: dense peak by dtype; a dtype that the hardware lacks is absent.
         kernel_launch_s: time that one small kernel costs at least.
         context_bytes: what the driver keeps per process.
@@ -37,6 +38,7 @@ class DeviceSpec:
     memory_bytes: Figure
     memory_bandwidth_bytes_per_s: Figure
     link_bandwidth_bytes_per_s: Figure
+    link_latency_s: Figure
     flop_per_s: dict[str, Figure]
     kernel_launch_s: Figure
     context_bytes: Figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,12 +11,14 @@ from specplan.caches.draft_window import windowed
 from specplan.device import DeviceSpec
 from specplan.heads import Eagle3Head, Heads
 from specplan.ledger import MemoryLedger
+from specplan.parallelism import Parallelism
 from specplan.provenance import Figure
+from specplan.ranks import rank_scenario
 from specplan.scenario import Scenario
 from specplan.speculation import Drafter, Speculation
 from specplan.workload import Workload
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +232,44 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class RankKind:
+    """Ranks that are alike: equal devices with equal shares.
+
+    Attributes:
+        ranks: their numbers.
+        device: of each.
+        budget_bytes: that each may use on its device.
+        ledger: of each.
+    """
+
+    ranks: tuple[int, ...]
+    device: DeviceSpec
+    budget_bytes: int
+    ledger: MemoryLedger
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A plan over several devices.
+
+    Attributes:
+        parallelism: how models are spread.
+        binding_rank: the rank with the least to spare; the plan's ledger, device and budget are its.
+        kinds: all ranks, those that are alike together.
+        replicas: bytes that all ranks hold beyond whole models, by ``item: what``.
+    """
+
+    parallelism: Parallelism
+    binding_rank: int
+    kinds: tuple[RankKind, ...]
+    replicas: dict[str, int]
+
+    def kind_of(self, rank: int) -> RankKind:
+        """The kind of a rank."""
+        return next(kind for kind in self.kinds if rank in kind.ranks)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A configuration that fits, and everything that the runtime needs to execute it.
 
@@ -240,12 +281,13 @@ class Plan:
         speculation: the chosen drafter and knobs.
         forward: who computes the forward pass: the runtime's own decoder, or transformers' models over the runtime's
             caches; ``unsupported`` plans are for reading.
-        ledger: every byte.
+        ledger: every byte; of the binding rank where there are several.
         estimate: modelled speed.
         marks: budgets at which more becomes possible.
         frontier: bytes against speed, from the fewest bytes on; points that gain less than 0.5 % are left out.
         certificate: why this configuration.
         notes: what a reader should know besides, one sentence each.
+        spread: the ranks of several devices; None for one device.
     """
 
     schema_version: int
@@ -260,6 +302,7 @@ class Plan:
     frontier: tuple[FrontierPoint, ...]
     certificate: Certificate
     notes: tuple[str, ...]
+    spread: Spread | None
 
     @property
     def peak_bytes(self) -> int:
@@ -274,7 +317,25 @@ class Plan:
 
     @property
     def scenario(self) -> Scenario:
-        """The question that the plan answers."""
+        """What the plan's ledger is of: the whole models on one device, or the binding rank's share."""
+        return self.whole if self.spread is None else self.rank_scenario(self.spread.binding_rank)
+
+    def rank_scenario(self, rank: int) -> Scenario:
+        """One rank's share; its memory model gives the rank's ledger."""
+        assert self.spread is not None
+        return rank_scenario(self.whole, self.spread.parallelism, rank, self.spread.kind_of(rank).device)
+
+    def seen_from(self, rank: int) -> Plan:
+        """The plan with the ledger, the device and the budget of another rank."""
+        assert self.spread is not None
+        kind = self.spread.kind_of(rank)
+        inputs = dataclasses.replace(self.inputs, device=kind.device, budget_bytes=kind.budget_bytes)
+        spread = dataclasses.replace(self.spread, binding_rank=rank)
+        return dataclasses.replace(self, inputs=inputs, ledger=kind.ledger, spread=spread)
+
+    @property
+    def whole(self) -> Scenario:
+        """The question that the plan answers, with whole models."""
         inputs = self.inputs
         return Scenario(
             inputs.target.arch,
@@ -302,6 +363,7 @@ class Infeasible:
         marks: the budgets that would do.
         frontier: bytes against speed.
         notes: what a reader should know besides, one sentence each.
+        spread: the ranks of the nearest configuration on several devices; None for one device.
     """
 
     inputs: PlanInputs
@@ -313,3 +375,4 @@ class Infeasible:
     marks: Marks
     frontier: tuple[FrontierPoint, ...]
     notes: tuple[str, ...]
+    spread: Spread | None

@@ -12,7 +12,8 @@ from specplan.caches.kv_formats import CACHE_FORMATS
 from specplan.dtypes import weight_format
 from specplan.errors import InputError, UnsupportedError
 from specplan.heads import Eagle3Head, MedusaHeads, MtpLayer, check_heads
-from specplan.plan import Eagle3Input, Plan
+from specplan.parallel_checks import check_parallelism
+from specplan.plan import Eagle3Input, Plan, Spread
 from specplan.speculation import TREE_DRAFTERS, Tree
 from specplan.trees import checked_tree
 
@@ -48,6 +49,8 @@ def check_plan_values(plan: Plan, where: str) -> None:
         _check_transformers(plan, where)
     if not plan.frontier:
         raise InputError(f"{where}: frontier is empty")
+    if plan.spread is not None:
+        _check_spread(plan, plan.spread, where)
     names = [item.name for item in plan.ledger.items]
     if not names or len(set(names)) != len(names):
         raise InputError(f"{where}: ledger.items must be there and have unique names")
@@ -66,6 +69,30 @@ def _check_transformers(plan: Plan, where: str) -> None:
     tree = isinstance(speculation.shape, Tree)
     if speculation.drafter not in ("none", "ngram", "draft_model") or tree or not whole:
         raise InputError(f"{where}: forward is transformers, which does not draft by {speculation.describe()}")
+
+
+def _check_spread(plan: Plan, spread: Spread, where: str) -> None:
+    """Every rank is there once, fits its own budget, and the one that binds is the plan's."""
+    parallelism = spread.parallelism
+    try:
+        check_parallelism(plan.whole, parallelism)
+    except InputError as error:
+        raise type(error)(f"{where}: spread.parallelism: {error}") from None
+    ranks = sorted(rank for kind in spread.kinds for rank in kind.ranks)
+    if parallelism.num_ranks < 2 or ranks != list(range(parallelism.num_ranks)):
+        raise InputError(f"{where}: spread.kinds must have each of {parallelism.num_ranks} ranks once, at least two")
+    for index, kind in enumerate(spread.kinds):
+        if kind.ledger.peak_bytes > kind.budget_bytes:
+            raise InputError(f"{where}: spread.kinds[{index}].ledger needs more than its budget_bytes")
+    if spread.binding_rank not in ranks:
+        raise InputError(f"{where}: spread.binding_rank {spread.binding_rank}: there is no such rank")
+    binding = spread.kind_of(spread.binding_rank)
+    if (binding.ledger, binding.device, binding.budget_bytes) != (
+        plan.ledger,
+        plan.inputs.device,
+        plan.inputs.budget_bytes,
+    ):
+        raise InputError(f"{where}: ledger, inputs.device and inputs.budget_bytes must be those of spread.binding_rank")
 
 
 def _ranges(plan: Plan) -> tuple[tuple[str, float, float, float], ...]:

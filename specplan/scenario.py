@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
 from specplan.heads import Heads
+from specplan.parallelism import Rank
 from specplan.speculation import Speculation
 from specplan.workload import Workload
 
@@ -25,7 +26,8 @@ class Scenario:
         transformers_version: whose forward computes the models; None for the runtime's own decoder.
         host: where a draft model runs that lives in the host's memory; None without one.
         num_cuda_graphs: graphs that are captured; plans have none, today's runtime captures none.
-        num_devices: that share a communicator with this one; plans have one, and models are whole on it.
+        num_devices: that share a communicator with this one and hold whole models.
+        rank: of a model that is spread over devices: target and draft are this rank's share; None for whole models.
     """
 
     target: ModelArch
@@ -38,3 +40,11 @@ class Scenario:
     host: DeviceSpec | None = None
     num_cuda_graphs: int = 0
     num_devices: int = 1
+    rank: Rank | None = None
+
+    @property
+    def drafted_vocab_size(self) -> int:
+        """Tokens of a row of draft probabilities: of the whole model that drafts."""
+        if self.rank is None:
+            return (self.draft or self.target).vocab_size
+        return self.rank.draft_vocab_size or self.rank.vocab_size

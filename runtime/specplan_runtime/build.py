@@ -74,6 +74,10 @@ def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> As
 
 def assemble_own(plan: Plan, progress: Progress, random_weights: bool = False) -> OwnAssembly:
     """The same for a plan of the runtime's own forward."""
+    if plan.spread is not None:
+        raise UnsupportedError(
+            f"a plan for {plan.spread.parallelism.num_ranks} devices, which the runtime does not run yet"
+        )
     device = budget.torch_device(plan)
     counted = place(plan, Arena())
     check_ledger(plan, counted.arena.bytes_by_item)

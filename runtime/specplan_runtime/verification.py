@@ -63,6 +63,8 @@ def verify(plan: Plan, announce: Announce = lambda _: None) -> Verification:
     Raises:
         UnsupportedError: a plan whose workspace is only modelled.
     """
+    if plan.spread is not None:
+        raise UnsupportedError(f"a plan for {plan.spread.parallelism.num_ranks} devices, which is not replayed yet")
     if any(item.source == "modelled" for item in plan.ledger.owned_items()):
         raise UnsupportedError(
             f"{plan.inputs.target.reference}: no forward to replay: its workspace is modelled, "

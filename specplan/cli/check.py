@@ -99,7 +99,7 @@ def _check_plan(path: Path, gpu: str | None, output_format: str) -> int:
 
     loaded = planfile.load(path)
     device = resolve_device(gpu) if gpu is not None else loaded.inputs.device
-    findings = check_plan(loaded, device)
+    findings = check_plan(loaded, None if gpu is None else device)
     peak, memory = peak_on(loaded, device), int(device.memory_bytes.value)
     if output_format == "json":
         result = {"plan": str(path), "device": device.name, "fits": not findings, "peak_bytes": peak}
@@ -110,7 +110,9 @@ def _check_plan(path: Path, gpu: str | None, output_format: str) -> int:
         for finding in findings:
             click.echo(f"{path}: {finding.kind}: {finding.message}")
     else:
+        spread = loaded.spread
+        where = device.name if spread is None else f"{device.name}, rank {spread.binding_rank}, which binds"
         click.echo(
-            f"{path}: fits {device.name}: {format_bytes(peak)} of {format_bytes(memory)}, and its models are unchanged"
+            f"{path}: fits {where}: {format_bytes(peak)} of {format_bytes(memory)}, and its models are unchanged"
         )
     return 1 if findings else 0

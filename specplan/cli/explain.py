@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @click.command(context_settings={"show_default": True})
 @click.argument("item", required=False)
 @click.option("--plan", type=click.Path(path_type=Path, dir_okay=False), help="Put the numbers of this plan in.")
+@click.option(
+    "--rank", type=int, metavar="N", help="Of a plan over several devices, this rank. [default: the one that binds]"
+)
 @click.option("--peak", is_flag=True, help="Show what decides the plan's peak, and what each knob has to do with it.")
 @click.option("--sensitivity", is_flag=True, help="Show what one more and one less of each knob cost.")
 @click.option("--latex", is_flag=True, help="Print LaTeX instead of text.")
@@ -29,7 +32,13 @@ if TYPE_CHECKING:
     help="Format of the answer on stdout.",
 )
 def explain(
-    item: str | None, plan: Path | None, peak: bool, sensitivity: bool, latex: bool, output_format: str
+    item: str | None,
+    plan: Path | None,
+    rank: int | None,
+    peak: bool,
+    sensitivity: bool,
+    latex: bool,
+    output_format: str,
 ) -> None:
     """Show the formula behind a ledger ITEM, such as target.kv_cache or verify.scratch.
 
@@ -42,12 +51,23 @@ def explain(
     flags = [flag for flag, given in (("--peak", peak), ("--sensitivity", sensitivity)) if given]
     _check_combination(flags, item, plan, latex, output_format)
     loaded = None if plan is None else planfile.load(plan)
+    if rank is not None:
+        loaded = _of_rank(loaded, rank)
     scenario = None if loaded is None else scenario_of_plan(loaded)
     if flags and loaded is not None:
         text = _whole(loaded, peak, sensitivity, output_format)
     else:
         text = _items(scenario, item, "latex" if latex else output_format)
     click.echo(text, nl=False)
+
+
+def _of_rank(plan: Plan | None, rank: int) -> Plan:
+    """The plan as one of its ranks sees it."""
+    if plan is None or plan.spread is None:
+        raise InputError("--rank needs --plan with a plan over several devices")
+    if not 0 <= rank < plan.spread.parallelism.num_ranks:
+        raise InputError(f"--rank {rank}: the plan has ranks 0 to {plan.spread.parallelism.num_ranks - 1}")
+    return plan.seen_from(rank)
 
 
 def _check_combination(flags: list[str], item: str | None, plan: Path | None, latex: bool, output_format: str) -> None:

@@ -74,7 +74,7 @@ _QUESTION = (
         cls=UnlessFleet,
         required=True,
         metavar="G",
-        help="Device profile such as rtx-4090, or local; analyze also ranks any.",
+        help="Device profile such as rtx-4090, or local; analyze also takes several with commas, and ranks any.",
     ),
     click.option(
         "--context",
@@ -130,6 +130,9 @@ _SEARCH = (
         default="device",
         help="Where a draft model lives: beside the target, in the host's memory, or where it pays.",
     ),
+    click.option("--num-gpus", type=int, metavar="N", help="Devices like the one of --gpu. [default: those named]"),
+    click.option("--tensor-parallel", type=int, metavar="N", help="Fix the devices that share every layer."),
+    click.option("--pipeline-parallel", type=int, metavar="N", help="Fix the stages that layers are spread over."),
     click.option(
         "--allow",
         multiple=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from specplan.errors import EnvironmentProblem, InputError
+from specplan.errors import EnvironmentProblem, InputError, UnsupportedError
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -58,6 +58,9 @@ def run(plan: Path, **options: Any) -> None:
         raise InputError("--transcript and --when-full are for --chat")
     options["drop_oldest"] = options.pop("when_full") == "drop"
     loaded = planfile.load(plan)
+    if loaded.spread is not None:
+        ranks = loaded.spread.parallelism.num_ranks
+        raise UnsupportedError(f"{plan}: a plan for {ranks} devices, which the runtime does not run yet")
     try:
         from specplan_runtime import session
     except ImportError as error:

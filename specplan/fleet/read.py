@@ -83,7 +83,10 @@ def _request(table: _Table) -> RequestClass:
 
 def _cards(table: _Table) -> Cards:
     table.only("gpu", "count")
-    return Cards(str(table.typed("gpu", str)), table.integer("count", 1, _MOST_CARDS))
+    gpu = str(table.typed("gpu", str))
+    if "," in gpu:
+        raise InputError(f"{table.name('gpu')}: {gpu} are several devices; a replica of a fleet has one")
+    return Cards(gpu, table.integer("count", 1, _MOST_CARDS))
 
 
 class _Table:

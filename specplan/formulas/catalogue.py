@@ -112,6 +112,8 @@ FORMULAS = {
         Formula("projected", "block outputs", workspace.projected, _LAYOUT),
         Formula("norm", "norm statistics", workspace.norm, _LAYOUT),
         Formula("scratch", "scratch of the largest stage", workspace.scratch, _LAYOUT),
+        Formula("gathered", "best tokens and logits of all devices", workspace.gathered, _LAYOUT),
+        Formula("in_flight", "a residual stream in flight", workspace.in_flight, _LAYOUT),
         Formula(
             "dequantized", "a matrix written out", quantized.dequantized, "released sources of the kernels' libraries"
         ),
@@ -122,6 +124,8 @@ FORMULAS = {
         Formula(
             "nccl", "NCCL communicator", overheads.nccl, "NCCL 2.28, init.cc and transport/; checked against reports"
         ),
+        Formula("rccl", "RCCL communicators", overheads.rccl, "a measurement on MI250X: LUMI-AI-Guide issue 111"),
+        Formula("gloo", "sums over processes", overheads.gloo, "gloo's allreduce.cc and allreduce.h"),
         *_forwards(),
         Formula("sampling", "one row of probabilities", workspace.sampling, _LAYOUT),
         Formula("rope_buffers", "rotary frequencies of transformers", kvcache.rope_buffers, _TRANSFORMERS),

@@ -15,12 +15,13 @@ from specplan.draft_passes import DraftPasses, draft_passes
 from specplan.dtypes import WeightFormat, weight_format
 from specplan.families import FAMILIES
 from specplan.formulas.bind import Value, evaluate, evaluate_expression
+from specplan.formulas.exchange import arena_bytes, exchange_terms
 from specplan.formulas.stored_terms import dequantized_term, mtp_term, stored_term
 from specplan.formulas.term import Knobs, Term, device_terms, host_terms, term
 from specplan.formulas.transformers_terms import transformers_terms
-from specplan.formulas.values import arch_values, head_values, precision_values, slot_values
+from specplan.formulas.values import arch_values, head_values, precision_values, rank_values, slot_values
 from specplan.formulas.weights import part_bytes, part_padding, present_parts
-from specplan.heads import Eagle3Head, MedusaHeads, MtpLayer, head_layer
+from specplan.heads import Eagle3Head, Heads, MedusaHeads, MtpLayer, head_layer
 from specplan.ledger import PHASES, MemoryItem, MemoryLedger, Owner, Phase
 from specplan.provenance import Source
 from specplan.scenario import Scenario
@@ -106,10 +107,10 @@ class MemoryModel:
     def _own_terms(self) -> Iterator[Term]:
         """What the runtime places: models, drafter, and the passes' workspace."""
         yield from self._model_terms("target")
-        if self.scenario.speculation.drafter == "draft_model" and not self._drafts_on_host:
+        if self.scenario.speculation.drafter == "draft_model" and self._has_draft:
             yield from self._model_terms("draft")
         yield from self._head_terms()
-        if self._drafts_with_model:
+        if self._drafts_with_model and self._has_proposals:
             yield from self._proposal_terms()
         kernel_output = self._kernel_output()
         if kernel_output is not None:
@@ -122,6 +123,7 @@ class MemoryModel:
                 source = self._head_source
             for formula_id in _MEDUSA_WORKSPACE if "K_h" in values else _WORKSPACE:
                 yield term(f"{phase}.{formula_id}", "runtime", phase, formula_id, values, source)
+            yield from exchange_terms(phase, values, source)
             if drafts and isinstance(self.scenario.heads, Eagle3Head | MtpLayer):
                 yield term(f"{phase}.joined", "runtime", phase, "joined", values, source)
             if not drafts or self.scenario.heads is None:
@@ -137,7 +139,7 @@ class MemoryModel:
             kept: dict[str, Value] = {"B": batch, "w_t": passes.widest, "k_t": passes.topk}
             yield term("drafter.candidates", "drafter", "resident", "draft_candidates", kept)
             return
-        values = {"B": batch, "gamma": self.knobs.gamma, "V": self._drafting_arch.vocab_size}
+        values = {"B": batch, "gamma": self.knobs.gamma, "V": self.scenario.drafted_vocab_size}
         yield term("draft_probs", "drafter", "resident", "draft_probs", values)
 
     def _model_terms(self, owner: Literal["target", "draft"]) -> Iterator[Term]:
@@ -162,9 +164,9 @@ class MemoryModel:
         heads = self.scenario.heads
         if isinstance(self.scenario.speculation.shape, Tree):
             yield term("tree", "drafter", "resident", "tree", {"gamma": self.knobs.gamma})
-        if heads is None:
+        if heads is None or not self._has_drafter:
             return
-        values = self._model_values("target") | head_values(heads)
+        values = self._model_values("target") | self._head_values(heads)
         if isinstance(heads, MedusaHeads):
             kept = values | {"T": self.scenario.workload.batch_size}
             yield term("drafter.weights", "drafter", "resident", "medusa_weights", values)
@@ -223,9 +225,21 @@ class MemoryModel:
         )
         return "exact" if runs else "modelled"
 
+    def _head_values(self, heads: Heads) -> dict[str, Value]:
+        """Of heads; whole ones propose from the whole vocabulary, wherever the target's is."""
+        rank = self.scenario.rank
+        whole: dict[str, Value] = {} if rank is None or not rank.draft_is_whole else {"V": rank.vocab_size, "t_p": 1}
+        return head_values(heads) | whole
+
     @property
     def _verify_rows(self) -> Value:
         return self.scenario.workload.batch_size * (self.knobs.gamma + 1)
+
+    @property
+    def _sequences(self) -> int:
+        """Sequences of one verify pass: those of a micro-batch."""
+        rank = self.scenario.rank
+        return -(-self.scenario.workload.batch_size // (1 if rank is None else rank.num_micro_batches))
 
     @property
     def _written(self) -> Value:
@@ -247,8 +261,19 @@ class MemoryModel:
         return weight_format(workload.draft_dtype if owner == "draft" else workload.dtype, self._arch(owner).stored)
 
     @property
-    def _drafting_arch(self) -> ModelArch:
-        return self.scenario.draft or self.scenario.target
+    def _has_drafter(self) -> bool:
+        """Whether a draft model or heads are on this rank, whole or in part."""
+        return self.scenario.rank is None or self.scenario.rank.has_drafter
+
+    @property
+    def _has_draft(self) -> bool:
+        return self.scenario.draft is not None and not self._drafts_on_host and self._has_drafter
+
+    @property
+    def _has_proposals(self) -> bool:
+        """Proposals and their probabilities are where they are drafted, and where it is decided."""
+        rank = self.scenario.rank
+        return rank is None or rank.decides or (rank.has_drafter and rank.draft_is_whole)
 
     def _model_values(self, owner: Literal["target", "draft"]) -> dict[str, Value]:
         scenario, workload = self.scenario, self.scenario.workload
@@ -260,7 +285,16 @@ class MemoryModel:
             arch, slots = scenario.draft, self.draft_slots
             precision = precision_values(workload.draft_dtype, workload.draft_kv_dtype, arch.stored, self._on_cpu)
         cache = {"B": workload.batch_size, "C": workload.context} | slot_values(arch, slots, self._written)
-        return arch_values(arch) | precision | cache
+        return arch_values(arch) | self._spread(owner) | precision | cache
+
+    def _spread(self, owner: Literal["target", "draft"]) -> dict[str, Value]:
+        """What a rank has of a model; nothing to say of whole models."""
+        rank = self.scenario.rank
+        if rank is None or (owner == "draft" and rank.draft_is_whole):
+            return {}
+        if owner == "draft":  # its passes take the whole batch
+            return rank_values(rank) | {"V_p": rank.draft_vocab_size, "m_b": 1}
+        return rank_values(rank)
 
     @property
     def _chunk(self) -> Value:
@@ -273,7 +307,7 @@ class MemoryModel:
         target = self._model_values("target")
         yield "prefill_target", target | {"T": self._chunk, "b": 1, "R": self._tile(1, target)}
         drafter = self.scenario.speculation.drafter
-        if self._drafts_with_model and not self._drafts_on_host:
+        if drafter == "early_exit" or self._has_draft:
             draft = target if drafter == "early_exit" else self._model_values("draft")
             if drafter == "draft_model":
                 yield "prefill_draft", draft | {"T": self._chunk, "b": 1, "R": self._tile(1, draft)}
@@ -281,15 +315,16 @@ class MemoryModel:
             rows = batch * np.maximum(2, widest)
             yield "draft", draft | {"T": rows, "b": batch, "R": self._tile(batch * widest, draft)}
         yield from self._head_passes(target)
-        rows = self._verify_rows
-        yield "verify", target | {"T": rows, "b": batch, "R": self._tile(rows, target)}
+        rows = self._sequences * (self.knobs.gamma + 1)
+        whole = {} if self._sequences < batch else {"m_b": 1}  # one part follows no other
+        yield "verify", target | whole | {"T": rows, "b": self._sequences, "R": self._tile(rows, target)}
 
     def _head_passes(self, target: dict[str, Value]) -> Iterator[tuple[Phase, dict[str, Value]]]:
         heads, batch, shape = self.scenario.heads, self.scenario.workload.batch_size, self.scenario.speculation.shape
-        if heads is None:
+        if heads is None or not self._has_drafter:
             return
         if isinstance(heads, MedusaHeads):
-            yield "draft", target | head_values(heads) | {"R": self._tile(batch, {"m_r": 2})}
+            yield "draft", target | self._head_values(heads) | {"R": self._tile(batch, {"m_r": 2})}
             return
         if isinstance(heads, Eagle3Head):
             own = self._eagle3_values(heads)
@@ -338,18 +373,8 @@ class MemoryModel:
             return
         yield from device_terms(self.scenario)
         if device.kind in ("cuda", "rocm"):
-            arena = {"N": _arena_bytes(own)}
+            arena = {"N": arena_bytes(own)}
             yield term("allocator_rounding", "system", "resident", "allocator_rounding", arena, "published")
-
-
-def _arena_bytes(own: Sequence[Term]) -> Value:
-    """The runtime's one allocation: everything it owns except outputs that kernels allocate."""
-    placed = [item for item in own if item.name != "kernel_output"]
-    workspaces = [sum((t.bytes for t in placed if t.phase == phase), start=0) for phase in PHASES[1:]]
-    largest = workspaces[0]
-    for workspace in workspaces[1:]:
-        largest = np.maximum(largest, workspace)
-    return sum((t.bytes for t in placed if t.phase == "resident"), start=0) + largest
 
 
 def _by_parts(

@@ -21,6 +21,9 @@ p_a = TABLE.natural("p_a", "peers reached by plain sends, receives or all-to-all
 f_w = TABLE.natural("f_w", "1 when senders write into the receiver's buffer, 0 when receivers read the sender's")
 z_c = TABLE.natural("z_c", "bytes per chunk of the network pool, 0 without one")
 z_b = TABLE.natural("z_b", "NCCL_BUFFSIZE")
+n_c = TABLE.natural("n_c", "communicators of a rank")
+z_r = TABLE.natural("z_r", "bytes that RCCL keeps per communicator")
+z_s = TABLE.natural("z_s", "bytes of a segment of gloo's sums")
 
 #: Buffers of NCCL's protocols, src/init.cc computeBuffSizes: lines or elements per thread, threads, steps, bytes.
 LL_BYTES = 8 * 512 * 8 * 16
@@ -38,6 +41,12 @@ GRAPH_BYTES = Figure(
     "24 to 28 MiB per captured batch size in vLLM (pull request 22897, issue 50780); other graphs may differ",
 )
 
+RCCL_BYTES = Figure(
+    round(0.65 * (1 << 30)), "published", "0.65 GiB per communicator and rank on an MI250X, LUMI-AI-Guide issue 111"
+)
+
+GLOO_SEGMENT_BYTES = Figure(1 << 20, "published", "the largest segment of gloo's ring, allreduce.h")
+
 
 def cuda_graphs() -> sympy.Expr:
     """What the driver keeps for captured graphs, outside PyTorch's statistics.
@@ -53,13 +62,24 @@ def nccl() -> sympy.Expr:
 
     Per channel and peer one buffer to receive and one to send, which hold the protocols' buffers (LL, LL128, and the
     simple one at the side that is written to or read from) and a head, in steps of 2 MiB; the chunks of the network
-    pool; two buffers per rank and NVLink SHARP channel. Plans are for one device and have no such item.
+    pool; two buffers per rank and NVLink SHARP channel. Tensor ranks have one communicator for sums; stages have one
+    that only sends and receives.
     """
     receive = RoundUp(LL_BYTES + LL128_BYTES + _HEAD_BYTES + f_w * z_b, _MAPPED_BYTES)
     send = RoundUp(_HEAD_BYTES + (1 - f_w) * z_b, _MAPPED_BYTES)
     collectives = c_c * (p_i * receive + p_o * send)
     exchanges = c_p * p_a * (receive + send)
     return collectives + exchanges + c_p * _POOL_CHUNKS * z_c + 2 * n_d * c_v * _NVLS_BYTES
+
+
+def rccl() -> sympy.Expr:
+    """What RCCL keeps on an AMD device: so much for every communicator."""
+    return n_c * z_r
+
+
+def gloo() -> sympy.Expr:
+    """What gloo takes for a sum over processes of a host: two segments, each at most so large."""
+    return 2 * z_s
 
 
 def communicator_values(communicator: Communicator) -> dict[str, int]:

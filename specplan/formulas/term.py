@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import sympy
 
-from specplan.communicator import default_communicator
+from specplan.communicator import Communicator, default_communicator, stage_communicator
+from specplan.device import DeviceSpec
 from specplan.formulas.bind import Value, evaluate
 from specplan.formulas.catalogue import expression
-from specplan.formulas.overheads import GRAPH_BYTES, communicator_values
+from specplan.formulas.overheads import GLOO_SEGMENT_BYTES, GRAPH_BYTES, RCCL_BYTES, communicator_values
 from specplan.formulas.system import LOADER_TILE_ELEMENTS
 from specplan.ledger import Owner, Phase
+from specplan.parallelism import Rank
 from specplan.provenance import Source
 from specplan.scenario import Scenario
 
@@ -77,8 +79,28 @@ def device_terms(scenario: Scenario) -> Iterator[Term]:
         graphs: dict[str, Value] = {"n_g": scenario.num_cuda_graphs, "z_g": int(GRAPH_BYTES.value)}
         yield term("cuda_graphs", "system", "resident", "cuda_graphs", graphs, GRAPH_BYTES.source)
     if scenario.num_devices > 1:
-        values: dict[str, Value] = {**communicator_values(default_communicator(device, scenario.num_devices))}
-        yield term("nccl", "system", "resident", "nccl", values, "modelled")
+        yield _nccl("nccl", default_communicator(device, scenario.num_devices))
+    if scenario.rank is not None:
+        yield from _rank_terms(device, scenario.rank)
+
+
+def _rank_terms(device: DeviceSpec, rank: Rank) -> Iterator[Term]:
+    """Communicators of one rank: one of its tensor ranks, one that sends and receives between stages."""
+    if device.kind == "rocm":
+        known = device.compute_capability == "gfx90a"
+        values: dict[str, Value] = {"n_c": (rank.tensor_parallel > 1) + (rank.num_neighbors > 0)}
+        values["z_r"] = int(RCCL_BYTES.value)
+        yield term("rccl", "system", "resident", "rccl", values, RCCL_BYTES.source if known else "assumed")
+        return
+    if rank.tensor_parallel > 1:
+        yield _nccl("nccl", default_communicator(device, rank.tensor_parallel))
+    if rank.num_neighbors:
+        yield _nccl("nccl_stages", stage_communicator(device, rank.num_neighbors))
+
+
+def _nccl(name: str, communicator: Communicator) -> Term:
+    values: dict[str, Value] = {**communicator_values(communicator)}
+    return term(name, "system", "resident", "nccl", values, "modelled")
 
 
 def host_terms(scenario: Scenario) -> Iterator[Term]:
@@ -90,6 +112,9 @@ def host_terms(scenario: Scenario) -> Iterator[Term]:
     widest = max(max(arch.intermediate_size, arch.hidden_size) for arch in archs)
     values: dict[str, Value] = {"G": max(LOADER_TILE_ELEMENTS, widest)}
     yield term("load_staging", "system", "load", "load_staging", values, "modelled")
+    if scenario.rank is not None and scenario.rank.tensor_parallel > 1:
+        segment: dict[str, Value] = {"z_s": int(GLOO_SEGMENT_BYTES.value)}
+        yield term("gloo", "system", "resident", "gloo", segment, GLOO_SEGMENT_BYTES.source)
 
 
 def fixed(name: str, num_bytes: int, source: Source) -> Term:

@@ -9,12 +9,15 @@ from specplan.caches.kv_formats import cache_format
 from specplan.dtypes import float_bytes, weight_format
 from specplan.formulas.bind import Value
 from specplan.heads import Eagle3Head, Heads, MedusaHeads
+from specplan.parallelism import Rank
 from specplan.quantized.stored import StoredWeights
 
 _NO_MOE = MoeArch(0, 0, 0)
 _NO_LATENT = LatentArch(0, 0, 0, 0, 0)
 _NO_LINEAR = LinearAttentionArch(0, 0, 0, 0, 0)
 _NO_MAMBA = MambaArch(1, 0, 0, 0)
+#: A model that is on one device.
+_WHOLE: dict[str, Value] = {"x_i": 1, "x_h": 1, "x_p": 1, "t_p": 1, "m_b": 1}
 
 
 def arch_values(arch: ModelArch) -> dict[str, Value]:
@@ -26,6 +29,8 @@ def arch_values(arch: ModelArch) -> dict[str, Value]:
         "t": int(arch.tie_word_embeddings),
         "n_n": arch.num_norms_per_layer,
         "n_b": int(arch.norm == "layer"),
+        **_WHOLE,
+        "V_p": arch.vocab_size,
         **_attention_values(arch),
         **_latent_values(arch.num_layers_of("latent_attention"), arch.latent or _NO_LATENT),
         **_linear_values(arch.num_layers_of("linear_attention"), arch.linear_attention or _NO_LINEAR),
@@ -36,6 +41,18 @@ def arch_values(arch: ModelArch) -> dict[str, Value]:
         "g_m": int(arch.gated_mlp),
         "b_m": int(arch.mlp_bias),
         **_moe_values(arch.num_mlps_of("moe"), arch.moe or _NO_MOE),
+    }
+
+
+def rank_values(rank: Rank) -> dict[str, Value]:
+    """Values of the symbols that describe one rank's share of the target; of a model spread like it the same."""
+    return {
+        "x_i": int(rank.has_embedding),
+        "x_h": int(rank.has_head),
+        "x_p": int(rank.decides),
+        "V_p": rank.vocab_size,
+        "t_p": rank.tensor_parallel,
+        "m_b": 1 + rank.is_stage,
     }
 
 

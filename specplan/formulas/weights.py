@@ -68,6 +68,8 @@ from specplan.formulas.symbols import (
     v_l,
     w_l,
     w_s,
+    x_h,
+    x_i,
 )
 
 QKV = (H * (1 + g_q) + 2 * H_k) * d
@@ -108,8 +110,11 @@ class Part:
 
 
 def table() -> Part:
-    """The head or tied table in the weight format, an input embedding of its own, the final norm."""
-    return Part(((1, V, h),), ((1 - t, V * h), (1 + n_b, h)))
+    """The head or tied table in the weight format, an input embedding of its own, the final norm.
+
+    Of a model spread over devices the first stage has the embedding, the last one head and norm, both a tied table.
+    """
+    return Part(((x_h + (1 - x_h) * t * x_i, V, h),), ((x_i * (1 - t), V * h), (x_h * (1 + n_b), h)))
 
 
 def attention() -> Part:

@@ -31,6 +31,7 @@ from specplan.formulas.symbols import (
     S_x,
     T,
     V,
+    V_p,
     b,
     d,
     d_n,
@@ -50,6 +51,7 @@ from specplan.formulas.symbols import (
     k_l,
     k_s,
     m_2,
+    m_b,
     m_r,
     n_b,
     n_o,
@@ -59,11 +61,14 @@ from specplan.formulas.symbols import (
     r_k,
     r_q,
     s,
+    t_p,
     v_l,
     x_a,
     x_d,
     x_e,
     x_f,
+    x_h,
+    x_p,
     x_s,
     x_w,
 )
@@ -168,8 +173,25 @@ def experts() -> sympy.Expr:
 
 
 def head() -> sympy.Expr:
-    """A tile of logits, its arg-max, and one row of probabilities with its running sum and mask for sampling."""
-    return (1 - f_o) * aligned(R * V * s) + aligned(8 * R) + 2 * aligned(4 * V) + aligned(V)
+    """A tile of logits and its arg-max; where it is decided, one row of probabilities of the whole vocabulary with its
+    running sum and mask for sampling.
+    """
+    logits = (1 - f_o) * aligned(R * V * s) + aligned(8 * R)
+    return x_h * logits + x_p * (2 * aligned(4 * V_p) + aligned(V_p))
+
+
+def gathered() -> sympy.Expr:
+    """The vocabulary is spread over t_p devices: the best token of each row with its logit, both in float32, of this
+    device and of all; where it is decided, one row of all logits, for sampling.
+
+    Sums over devices (all-reduces) replace what they add up, and need no buffer.
+    """
+    return x_h * (aligned(8 * R) + aligned(8 * t_p * R) + x_p * aligned(t_p * V * s))
+
+
+def in_flight() -> sympy.Expr:
+    """In a pipeline a second residual stream: one is received or sent while the other is computed, in its place."""
+    return (m_b - 1) * aligned(ROWS * h * s)
 
 
 def sampling() -> sympy.Expr:
@@ -189,7 +211,7 @@ def kernel_output() -> sympy.Expr:
     expert = x_e * (2 * sympy.Max(I_e, I_s, evaluate=False) + h)
     queries = Exceeds(L_m, 0) * H * (d_n + d_r)
     widest = sympy.Max(dense, expert, x_a * QKV, queries, evaluate=False)
-    return f_o * s * sympy.Max(ROWS * widest, R * V, evaluate=False)
+    return f_o * s * sympy.Max(ROWS * widest, x_h * R * V, evaluate=False)
 
 
 def draft_probs() -> sympy.Expr:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from specplan.ledger import PHASES, MemoryLedger
+from specplan.output.ranks import item_rows, rank_rows, replicas_line
 from specplan.output.tables import GITHUB, PLAIN, Style, Table
 from specplan.plan import Infeasible, Mark, Marks, Plan
 from specplan.provenance import Figure, weakest
@@ -51,7 +52,11 @@ FORMATTERS: dict[str, Callable[[Result], str]] = {"json": to_json, "table": to_t
 def _render(result: Result, style: Style) -> str:
     draw, heading = style.draw, style.heading
     sections = [heading(_headline(result)), style.paragraph(_question(result))]
-    sections += [heading("Memory ledger"), draw(*ledger_rows(result.ledger))]
+    if result.spread is not None:
+        sections += [heading("Ranks"), draw(*rank_rows(result.spread)), draw(*item_rows(result.spread))]
+        sections += [style.paragraph(replicas_line(result.spread))]
+    of_rank = "" if result.spread is None else f" of rank {result.spread.binding_rank}"
+    sections += [heading(f"Memory ledger{of_rank}"), draw(*ledger_rows(result.ledger))]
     sections += [_peak_line(result.ledger)]
     sections += [
         heading("Budgets"),
@@ -73,13 +78,26 @@ def _headline(result: Result) -> str:
     peak, budget = result.ledger.peak_bytes, result.inputs.budget_bytes
     if isinstance(result, Plan):
         return (
-            f"Fits: {format_bytes(peak)} of {format_bytes(budget)} on {result.inputs.device.title}, "
-            f"{format_bytes(budget - peak)} to spare. Best: {result.speculation.describe()}."
+            f"Fits: {format_bytes(peak)} of {format_bytes(budget)} on {_where(result)}, "
+            f"{format_bytes(budget - peak)} to spare. Best: {result.speculation.describe()}{_how(result)}."
         )
     return (
-        f"Does not fit: even {result.nearest.describe()} needs {format_bytes(peak)} of {format_bytes(budget)}, "
+        f"Does not fit: even {result.nearest.describe()}{_how(result)} needs {format_bytes(peak)} of "
+        f"{format_bytes(budget)}{f' on {_where(result)}' if result.spread else ''}, "
         f"{format_exact_bytes(result.shortfall_bytes)} bytes too many."
     )
+
+
+def _where(result: Result) -> str:
+    """The device, of several the one that binds."""
+    title = result.inputs.device.title
+    if result.spread is None:
+        return title
+    return f"rank {result.spread.binding_rank} of {result.spread.parallelism.num_ranks} ({title})"
+
+
+def _how(result: Result) -> str:
+    return "" if result.spread is None else f"; {result.spread.parallelism.describe()}"
 
 
 def _question(result: Result) -> str:

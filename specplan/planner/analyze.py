@@ -8,18 +8,19 @@ from typing import Literal
 
 from specplan import __version__
 from specplan.families import runnable, transformers_runnable
-from specplan.formulas.memory import MemoryModel
-from specplan.plan import SCHEMA_VERSION, Estimate, Infeasible, Plan, PlanInputs
+from specplan.plan import SCHEMA_VERSION, Estimate, Infeasible, Plan, PlanInputs, RankKind, Spread
 from specplan.planner.certificate import certify
 from specplan.planner.choose import Choice, best_within, least, smallest_within
 from specplan.planner.marks import allowed, find_marks, frontier
 from specplan.planner.notes import notes, runtime_loads
 from specplan.planner.question import Question
 from specplan.planner.question_checks import check_question
+from specplan.planner.ranks import binding_kind, spread_of
 from specplan.planner.space import Candidates, all_candidates
 from specplan.planner.timing import step_source
-from specplan.provenance import Figure, weakest
+from specplan.provenance import Figure, Source, weakest
 from specplan.speculation import HEAD_DRAFTERS, Chain
+from specplan.speed.parallel import REFERENCE as SPREAD_REFERENCE
 
 
 def analyze(question: Question) -> Plan | Infeasible:
@@ -42,9 +43,10 @@ def analyze(question: Question) -> Plan | Infeasible:
 
 
 def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> Plan:
-    ledger = MemoryModel(choice.scenario).ledger()
+    kinds = choice.kinds()
+    ledger = binding_kind(kinds).ledger
     plain = best_within([group for group in groups if group.drafter == "none"], question.inputs.budget_bytes)
-    inputs = _inputs(question, choice)
+    inputs = _bound(_inputs(question, choice), kinds)
     return Plan(
         schema_version=SCHEMA_VERSION,
         tool_version=__version__,
@@ -58,7 +60,19 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
         frontier=frontier(allowed(question, groups)),
         certificate=certify(question, groups, choice, ledger),
         notes=notes(question, choice.group.variant),
+        spread=_spread(choice, kinds),
     )
+
+
+def _spread(choice: Choice, kinds: Sequence[RankKind]) -> Spread | None:
+    parallelism = choice.group.variant.parallelism
+    return None if parallelism is None else spread_of(choice.scenario, parallelism, kinds)
+
+
+def _bound(inputs: PlanInputs, kinds: Sequence[RankKind]) -> PlanInputs:
+    """The inputs with the device and the budget of the ranks that bind."""
+    binding = binding_kind(kinds)
+    return dataclasses.replace(inputs, device=binding.device, budget_bytes=binding.budget_bytes)
 
 
 def _inputs(question: Question, choice: Choice) -> PlanInputs:
@@ -91,8 +105,8 @@ def _forward(choice: Choice, inputs: PlanInputs) -> Literal["specplan", "transfo
 def _estimate(question: Question, choice: Choice, plain: Choice) -> Estimate:
     acceptance = choice.group.acceptance
     alpha = acceptance.alpha
-    step, times = step_source(question, choice.scenario)
-    plain_step, plain_times = step_source(question, plain.scenario)
+    step, times = _step_source(question, choice)
+    plain_step, plain_times = _step_source(question, plain)
     source = weakest("modelled", step, alpha.source)
     accepted = f"{times}; alpha {alpha.source}"
     with_prefill = "; the time of prefill counted"
@@ -106,6 +120,12 @@ def _estimate(question: Question, choice: Choice, plain: Choice) -> Estimate:
         speedup=Figure(choice.tokens_per_s / plain.tokens_per_s, source, "ratio of the two"),
         prefill_s=Figure(float(choice.group.prefill_s[choice.index]), "modelled", times),
     )
+
+
+def _step_source(question: Question, choice: Choice) -> tuple[Source, str]:
+    if choice.group.variant.parallelism is not None:
+        return "modelled", SPREAD_REFERENCE
+    return step_source(question, choice.scenario)
 
 
 def _accepted_length(choice: Choice) -> Figure:
@@ -126,21 +146,23 @@ def _infeasible(question: Question, groups: Sequence[Candidates]) -> Infeasible:
     answers = allowed(question, groups)
     nearest = least(answers)
     assert nearest is not None, "no configuration at all"
-    ledger = MemoryModel(nearest.scenario).ledger()
-    budget = question.inputs.budget_bytes
+    kinds = nearest.kinds()
+    ledger, inputs = binding_kind(kinds).ledger, _bound(question.inputs, kinds)
+    budget = inputs.budget_bytes
     biggest = sorted(ledger.items, key=lambda item: -item.bytes)[:2]
     reasons = [
-        f"the least configuration ({nearest.speculation.describe()}) needs {nearest.peak_bytes} bytes of {budget}"
+        f"the least configuration ({nearest.speculation.describe()}) needs {ledger.peak_bytes} bytes of {budget}"
     ]
     reasons += [f"{item.name} alone takes {item.bytes} bytes" for item in biggest]
     return Infeasible(
-        question.inputs,
+        inputs,
         nearest.group.variant.workload,
         tuple(reasons),
-        nearest.peak_bytes - budget,
+        ledger.peak_bytes - budget,
         nearest.speculation,
         ledger,
         find_marks(question, groups),
         frontier(answers),
         notes(question, nearest.group.variant),
+        _spread(nearest, kinds),
     )

@@ -20,6 +20,7 @@ from specplan.planner.acceptance_match import heads_profile, matching_profiles
 from specplan.planner.axes import batches, draft_caches, draft_contexts, draft_devices, exit_layers, precisions
 from specplan.planner.lengths import lengths
 from specplan.planner.question import Prefer, Question, SearchSpace
+from specplan.planner.splits import cards_of, devices_of, splits, spread_drafters
 from specplan.planner.weights import AUTO, draft_weights, target_weights
 from specplan.speculation import DRAFTERS, MAX_NODES, TREE_DRAFTERS, Drafter, Tree
 from specplan.speed.step_times import load_step_times
@@ -69,6 +70,9 @@ def ask(
     draft_device: str = "device",
     allow: Sequence[str] = (),
     prefer: Prefer = "fastest",
+    num_gpus: int | None = None,
+    tensor_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
 ) -> Question:
     """Resolve names and defaults; the arguments are the options of ``specplan analyze``.
 
@@ -76,7 +80,8 @@ def ask(
         InputError: an unknown model, device or dtype; a drafter without what it needs.
     """
     local = isinstance(gpu, str) and is_local(gpu)
-    device = resolve_device(gpu) if isinstance(gpu, str) else gpu
+    devices = devices_of(_named_devices(gpu), num_gpus, tensor_parallel, pipeline_parallel)
+    device = min(devices, key=lambda each: each.memory_bytes.value)
     target, weights, draft_input, draft_weight = _models(model, draft, dtype, draft_dtype, device)
     tokens = lengths(target.arch.max_position_embeddings, context, turns, turn_tokens, prompt_tokens, new_tokens)
     workload = Workload(
@@ -92,6 +97,9 @@ def ask(
     head_files = None if heads is None else _head_files(heads, target, drafter, share_head, forward)
     if draft_input is not None and drafter == AUTO and (tree is not None or num_draft_nodes is not None):
         drafter = "draft_model"
+    cards = cards_of(devices, budget) if len(devices) > 1 else ()
+    has_heads = drafter == "medusa" or head_files is not None
+    ways = splits(target.arch, weights, cards, tensor_parallel, pipeline_parallel, has_heads)
     inputs = PlanInputs(
         target, draft_input, device, _budget_bytes(budget, device), keep, None, _transformers_version(forward),
         _host(draft_device), head_files,
@@ -100,16 +108,22 @@ def ask(
         precisions=precisions(target, workload, kv_dtype == AUTO, allow, forward),
         draft_kv_dtypes=draft_caches(draft_input, workload, draft_kv_dtype == AUTO, allow, forward),
         batch_sizes=batches(batch_size, concurrency),
-        draft_contexts=draft_contexts(draft_input, workload, draft_context, forward),
+        # over several devices a draft's window is not searched: it gains little there, and multiplies the splits
+        draft_contexts=(0,)
+        if cards and draft_context is None
+        else draft_contexts(draft_input, workload, draft_context, forward),
         draft_devices=draft_devices(draft_device, draft_input, device),
         num_exit_layers=exit_layers(num_exit_layers, drafter, target.arch),
+        splits=ways,
     )
     nodes = _tree(tree, drafter, num_speculative_tokens)
     profiles = _profiles(acceptance, target, draft_input, category, local, head_files)
     return Question(
         inputs=inputs,
         workload=workload,
-        drafters=_drafters(drafter, draft_input, num_speculative_tokens, forward, head_files),
+        drafters=spread_drafters(
+            _drafters(drafter, draft_input, num_speculative_tokens, forward, head_files), ways, forward, draft_device
+        ),
         alpha=alpha,
         num_speculative_tokens=num_speculative_tokens,
         max_speculative_tokens=_DEFAULT_MAX_SPECULATIVE_TOKENS,
@@ -122,10 +136,16 @@ def ask(
         shares_head=_shares_head(share_head, drafter),
         space=space,
         prefer=prefer,
-        step_times=load_step_times(fingerprint()) if local else (),
+        step_times=load_step_times(fingerprint()) if local and not cards else (),
         assumed_lengths=tokens.assumed,
         must_speculate=drafter not in (AUTO, "none") or (drafter == AUTO and num_speculative_tokens is not None),
+        cards=cards,
     )
+
+
+def _named_devices(gpu: str | DeviceSpec) -> list[DeviceSpec]:
+    """One device, or several with commas between them."""
+    return [resolve_device(name) for name in gpu.split(",")] if isinstance(gpu, str) else [gpu]
 
 
 def _models(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from specplan.plan import RankKind
+from specplan.planner.ranks import rank_kinds, with_speculation
 from specplan.planner.space import Candidates
 from specplan.scenario import Scenario
 from specplan.speculation import Speculation
@@ -47,6 +49,10 @@ class Choice:
     def scenario(self) -> Scenario:
         """The configuration with models and device."""
         return self.group.scenario_at(self.index)
+
+    def kinds(self) -> tuple[RankKind, ...]:
+        """All ranks with their ledgers; one of whole models on one device."""
+        return rank_kinds(with_speculation(self.group.shares, self.speculation))
 
 
 def best_within(groups: Sequence[Candidates], budget_bytes: int) -> Choice | None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from specplan.formulas.memory import MemoryModel
 from specplan.plan import FrontierPoint, Mark, Marks
 from specplan.planner.choose import Choice, least, least_where
 from specplan.planner.question import Question
+from specplan.planner.ranks import binding_kind
 from specplan.planner.space import Candidates
 from specplan.speed.roofline import Times
 
@@ -59,7 +59,7 @@ def _speculates(plain: Sequence[Candidates], groups: Sequence[Candidates]) -> Ma
 
 def _mark(choice: Choice | None) -> Mark:
     assert choice is not None, "no configuration at all"
-    ledger = MemoryModel(choice.scenario).ledger()
+    ledger = binding_kind(choice.kinds()).ledger
     binding = f"{ledger.binding_phase}: {ledger.binding_item.formula_id}"
     workload = choice.group.variant.workload
     return Mark(choice.peak_bytes, choice.speculation, workload, choice.throughput, binding)

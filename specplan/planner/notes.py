@@ -50,6 +50,7 @@ def notes(question: Question, variant: Variant | None = None) -> tuple[str, ...]
             found.append(f"context {context} is beyond the {trained} tokens that the {role} was trained for")
         found += _forward_notes(model, question.inputs)
         found += _weight_notes(role, model, weight_format(question.dtype_of(model), model.arch.stored), question)
+    found += _card_notes(question)
     found += _head_notes(question, variant)
     return tuple(dict.fromkeys(found))
 
@@ -81,6 +82,21 @@ def _forward_notes(model: ModelInput, inputs: PlanInputs) -> list[str]:
         return [f"{arch.model_type}{of}, whose frequencies change with the longest sequence: a plan for reading"]
     how = "to the byte" if forward_source(arch, inputs.device) == "exact" else "as a bound: modelled"
     return [f"workspace of the forward of transformers {version}, which runs {arch.model_type}; planned {how}"]
+
+
+def _card_notes(question: Question) -> list[str]:
+    """What several devices are taken to be."""
+    if not question.cards:
+        return []
+    found = ["all devices are taken to be on one node; the runtime does not run plans over several devices yet"]
+    smallest = question.inputs.budget_bytes
+    if any(card.budget_bytes != smallest for card in question.cards):
+        found.append(
+            "budgets and bytes against speed are those of the smallest card, the others having as much more as they do"
+        )
+    if question.inputs.device.kind == "cpu":
+        found.append(f"the {len(question.cards)} processes share the host's memory, bandwidth and cores evenly")
+    return found
 
 
 def _rate_notes(question: Question, variant: Variant | None) -> list[str]:

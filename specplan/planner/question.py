@@ -7,12 +7,16 @@ from typing import Literal
 
 from specplan.acceptance_profiles import ALL, AcceptanceProfile
 from specplan.plan import HeadsInput, ModelInput, PlanInputs
+from specplan.planner.ranks import Card
 from specplan.speculation import MAX_NODES, TREE_DRAFTERS, DraftDevice, Drafter, Tree
 from specplan.speed.step_times import StepTimeTable
 from specplan.workload import Workload
 
 #: Heads of published Medusa checkpoints, where none is given.
 PUBLISHED_HEADS = 5
+
+#: A tensor-parallel size, and the layers of each stage.
+Split = tuple[int, tuple[int, ...]]
 
 #: What decides between configurations that fit.
 Prefer = Literal["fastest", "smallest"]
@@ -29,6 +33,7 @@ class SearchSpace:
         draft_contexts: tokens that a draft model sees, 0 for all.
         draft_devices: where a draft model may live.
         num_exit_layers: layers that an early_exit drafter may run; none for eighths of the target.
+        splits: tensor-parallel sizes with the layers of each stage; none on one device.
     """
 
     precisions: tuple[tuple[str, str], ...] = ()
@@ -37,6 +42,7 @@ class SearchSpace:
     draft_contexts: tuple[int, ...] = (0,)
     draft_devices: tuple[DraftDevice, ...] = ("device",)
     num_exit_layers: tuple[int, ...] = ()
+    splits: tuple[Split, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class Question:
         assumed_lengths: turns and prompts of the workload were not given.
         prefer: ``fastest`` within the budget, or ``smallest`` that keeps ``inputs.keep`` of that speed.
         step_times: what ``specplan calibrate`` measured on the device.
+        cards: the devices by rank where there are several; ``inputs.device`` is then the smallest of them.
     """
 
     inputs: PlanInputs
@@ -84,6 +91,7 @@ class Question:
     assumed_lengths: bool = False
     prefer: Prefer = "fastest"
     step_times: tuple[StepTimeTable, ...] = ()
+    cards: tuple[Card, ...] = ()
 
     def drafts_trees(self, drafter: Drafter) -> bool:
         """Whether a drafter proposes trees: Medusa heads unless γ is given, the others when a tree is."""

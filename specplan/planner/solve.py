@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from specplan.errors import InputError
+from specplan.errors import InputError, UnsupportedError
 from specplan.formulas.memory import MemoryModel
 from specplan.heads import MedusaHeads
 from specplan.knob import KNOBS, Knob
@@ -138,6 +138,8 @@ def solve(
     Raises:
         InputError: another value of the question is outside its range.
     """
+    if question.cards:
+        raise UnsupportedError("solve is about one device: analyze spreads models over several")
     fixed = {"prefill_chunk": prefill_chunk, "logits_rows": logits_rows}
     check_question(_with_value(question, knob, knob.least))
     drafts = question.must_speculate or knob.name == "num_speculative_tokens"

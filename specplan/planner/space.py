@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from specplan.formulas.memory import MemoryModel
 from specplan.formulas.term import Knobs
 from specplan.planner.acceptance import acceptance_of, draft_agreement, weakened
 from specplan.planner.question import Question
+from specplan.planner.ranks import Share, peak_bytes, shares_of
 from specplan.planner.timing import timing_of
 from specplan.planner.variants import Variant, scenario_of, variants
+from specplan.ranks import rank_scenarios
 from specplan.scenario import Scenario
 from specplan.speculation import Drafter, Speculation
 from specplan.speed.acceptance import Acceptance
+from specplan.speed.parallel import SpreadTimer
 from specplan.speed.roofline import Times
 from specplan.speed.steps import prefill_seconds, step_seconds
 
@@ -33,12 +35,13 @@ class Candidates:
     Attributes:
         variant: what they share.
         scenario: the same with models and device; its own γ, chunk and rows mean nothing.
+        shares: what the ranks have of it.
         acceptance: what the target accepts.
         gamma: num_speculative_tokens of a chain, num_draft_nodes of a tree.
         prefill_chunk: prompt tokens per pass.
         logits_rows: rows of logits at one time.
         accepted_lengths: τ of each.
-        peak_bytes: what each needs.
+        peak_bytes: what each needs; on several devices what the smallest budget must be.
         tokens_per_s: modelled decoding speed, all sequences together.
         prefill_s: modelled time to prefill the prompts of one sequence.
         throughput: modelled tokens/s, prefill included, all sequences together.
@@ -46,6 +49,7 @@ class Candidates:
 
     variant: Variant
     scenario: Scenario
+    shares: tuple[Share, ...]
     acceptance: Acceptance
     gamma: Ints
     prefill_chunk: Ints
@@ -79,20 +83,21 @@ def candidates(question: Question, variant: Variant) -> Candidates:
     """Evaluate every configuration of a variant."""
     gamma, chunk, rows = _grid(question, variant)
     scenario = scenario_of(question, variant)
-    timing = timing_of(question, scenario)
+    budget = question.inputs.budget_bytes
+    shares = shares_of(scenario, variant.parallelism, question.cards, budget)
     acceptance = acceptance_of(question, variant.drafter, variant.num_exit_layers)
     tree, workload = variant.tree, variant.workload
     if variant.drafter == "draft_model":
         agreement = draft_agreement(variant.draft_context, workload.context, workload.draft_kv_dtype)
         acceptance = weakened(acceptance, agreement)
-    peak = MemoryModel(scenario, Knobs(gamma, chunk, rows)).peak_bytes()
-    step_s = step_seconds(scenario, gamma, rows, acceptance.draft_rate, timing)
+    peak = peak_bytes(shares, Knobs(gamma, chunk, rows), budget)
+    step_s, prefill_s = _seconds(question, variant, scenario, (gamma, chunk, rows), acceptance.draft_rate)
     accepted = acceptance.accepted_lengths(gamma) if tree is None else acceptance.tree_accepted_lengths(tree)[gamma]
-    prefill_s = prefill_seconds(scenario, chunk, timing)
     decode_s = workload.new_tokens * step_s / accepted
     return Candidates(
         variant=variant,
         scenario=scenario,
+        shares=shares,
         acceptance=acceptance,
         gamma=gamma,
         prefill_chunk=chunk,
@@ -104,6 +109,19 @@ def candidates(question: Question, variant: Variant) -> Candidates:
         # sequences of a batch are prefilled one after the other and decoded together
         throughput=workload.batch_size * workload.new_tokens / (workload.batch_size * prefill_s + decode_s),
     )
+
+
+def _seconds(
+    question: Question, variant: Variant, scenario: Scenario, knobs: tuple[Ints, Ints, Ints], draft_rate: float
+) -> tuple[Times, Times]:
+    """Seconds of a step, and of the prefill of a sequence's prompts."""
+    gamma, chunk, rows = knobs
+    if variant.parallelism is None:
+        timing = timing_of(question, scenario)
+        return step_seconds(scenario, gamma, rows, draft_rate, timing), prefill_seconds(scenario, chunk, timing)
+    ranks = rank_scenarios(scenario, variant.parallelism, [card.device for card in question.cards])
+    timer = SpreadTimer(scenario, variant.parallelism, ranks)
+    return timer.step_seconds(gamma, rows, draft_rate), timer.prefill_seconds(chunk)
 
 
 def all_candidates(question: Question) -> tuple[Candidates, ...]:

@@ -11,9 +11,12 @@ from specplan.caches.draft_window import windowed
 from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError
 from specplan.heads import Heads, MedusaHeads, published_heads
+from specplan.parallel_checks import can_spread
+from specplan.parallelism import Parallelism
 from specplan.plan import Eagle3Input
 from specplan.planner.acceptance import acceptance_of
 from specplan.planner.question import Question
+from specplan.planner.splits import micro_batches, placements
 from specplan.planner.topology import best_tree
 from specplan.scenario import Scenario
 from specplan.speculation import Chain, DraftDevice, Drafter, Speculation, Tree
@@ -36,6 +39,7 @@ class Variant:
         num_exit_layers: of an early_exit drafter, else 0.
         draft_context: tokens that a draft model sees, 0 for all.
         draft_device: where a draft model lives.
+        parallelism: how models are spread over devices, None on one.
     """
 
     drafter: Drafter
@@ -44,6 +48,7 @@ class Variant:
     num_exit_layers: int = 0
     draft_context: int = 0
     draft_device: DraftDevice = "device"
+    parallelism: Parallelism | None = None
 
     @property
     def axes(self) -> dict[str, int | str]:
@@ -61,6 +66,19 @@ class Variant:
             found["draft_kv_dtype"] = self.workload.draft_kv_dtype
             found["draft_context"] = self.draft_context or self.workload.context
             found["draft_device"] = self.draft_device
+        return found | ({} if self.parallelism is None else self._spread_axes(self.parallelism))
+
+    def _spread_axes(self, parallelism: Parallelism) -> dict[str, int | str]:
+        layers = "+".join(map(str, parallelism.stage_layers))
+        found: dict[str, int | str] = {
+            "split": f"tensor parallel {parallelism.tensor_parallel}, layers {layers}",
+            "num_micro_batches": parallelism.num_micro_batches,
+        }
+        if self.drafter in ("draft_model", "medusa"):
+            placement = parallelism.draft_placement
+            decides = parallelism.draft_rank == parallelism.deciding_rank
+            where = "the deciding rank" if decides else f"rank {parallelism.draft_rank}"
+            found["draft_placement"] = where if placement == "rank" else placement
         return found
 
     def speculation(self, num_draft_nodes: int, prefill_chunk: int, logits_rows: int) -> Speculation:
@@ -83,7 +101,22 @@ def variants(question: Question, drafter: Drafter) -> tuple[Variant, ...]:
     Raises:
         InputError: more nodes of a tree than can be right.
     """
-    return tuple(_variants(question, drafter))
+    return tuple(spread for variant in _variants(question, drafter) for spread in _spread(question, variant))
+
+
+def _spread(question: Question, variant: Variant) -> Iterator[Variant]:
+    """A variant in every way to spread it; as it is on one device."""
+    if not question.cards:
+        yield variant
+        return
+    whole = scenario_of(question, variant)
+    for parts, stage_layers in question.space.splits:
+        for count in micro_batches(variant.workload.batch_size, len(stage_layers)):
+            base = Parallelism(parts, stage_layers, count)
+            for placement, rank in placements(variant.drafter, question.heads_share_output, base, question.cards):
+                parallelism = dataclasses.replace(base, draft_placement=placement, draft_rank=rank)
+                if can_spread(whole, parallelism):
+                    yield dataclasses.replace(variant, parallelism=parallelism)
 
 
 def _variants(question: Question, drafter: Drafter) -> Iterator[Variant]:
