@@ -20,16 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from tabulate import tabulate
 
 from specplan.fleet.demand import Demand, FleetQuestion, RequestClass
 from specplan.fleet.read import fleet_of, read_fleet
-from specplan.fleet.replica import Replica, best_replica
+from specplan.fleet.replica import Replica, best_replica, pass_times
 from specplan.fleet.sizing import fleet_from
 from specplan.planner.ask import ask
-from specplan.planner.timing import timing_of
-from specplan.speed.steps import prefill_seconds, step_seconds
 
 _DEFAULT = {
     "deployment": {"model": "vicuna-7b-v1.3", "drafter": "medusa"},
@@ -66,35 +63,27 @@ class Machine:
 
 
 def speeds_of(question: FleetQuestion, replica: Replica, full: bool) -> Speeds:
-    """Times of a replica's passes at the mean context of the demand, from the speed model."""
-    demand, plan = question.demand, replica.plan
-    asked = ask(gpu=replica.cards.gpu, context=demand.context, batch_size=replica.num_rows, **question.deployment)
-    speculation = plan.speculation
-    one = np.array([1])
-    rate = 1.0  # heads and models draft in every step
+    """Times of a replica's passes, weighted by the tokens of each class, from the speed model."""
+    demand, plan, rows = question.demand, replica.plan, replica.num_rows
+    asked = ask(
+        gpu=replica.cards.gpu, num_gpus=replica.num_cards, context=demand.context, batch_size=rows,
+        **question.deployment,
+    )  # fmt: skip
 
-    def step(rows: int) -> float:
-        weighted = 0.0
-        for each in demand.classes:
-            workload = dataclasses.replace(
-                plan.workload, context=each.context, prompt_tokens=each.prompt_tokens, batch_size=rows
-            )
-            scenario = dataclasses.replace(plan.scenario, workload=workload)
-            seconds = step_seconds(
-                scenario, one * speculation.num_draft_nodes, one * speculation.logits_rows, rate,
-                timing_of(asked, scenario),
-            )  # fmt: skip
-            weighted += each.share * each.new_tokens / demand.mean_new_tokens * float(seconds[0])
-        return weighted
+    def passes(each: RequestClass, busy: int) -> tuple[float, float]:
+        workload = dataclasses.replace(
+            plan.workload, context=each.context, prompt_tokens=each.prompt_tokens, batch_size=busy
+        )
+        return pass_times(asked, plan, workload)
 
-    def prefill(each: RequestClass) -> float:
-        workload = dataclasses.replace(plan.workload, context=each.context, prompt_tokens=each.prompt_tokens)
-        scenario = dataclasses.replace(plan.scenario, workload=workload)
-        return float(prefill_seconds(scenario, one * speculation.prefill_chunk, timing_of(asked, scenario))[0])
+    def step(busy: int) -> float:
+        weights = (each.share * each.new_tokens / demand.mean_new_tokens for each in demand.classes)
+        return sum(weight * passes(each, busy)[0] for weight, each in zip(weights, demand.classes, strict=True))
 
-    last = step(replica.num_rows)
-    steps = [last if full else step(rows) for rows in range(1, replica.num_rows + 1)]
-    return Speeds([0.0, *steps], [prefill(each) for each in demand.classes], plan.estimate.mean_accepted_length.value)
+    last = step(rows)
+    steps = [last if full else step(busy) for busy in range(1, rows + 1)]
+    prefills = [passes(each, rows)[1] for each in demand.classes]
+    return Speeds([0.0, *steps], prefills, plan.estimate.mean_accepted_length.value)
 
 
 def simulate(demand: Demand, machines: Sequence[Machine], num_requests: int) -> list[float]:
@@ -150,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     question = fleet_of(_DEFAULT, "the built-in fleet") if options.fleet is None else read_fleet(options.fleet)
     replicas = [found for cards in question.cards if (found := best_replica(question, cards)) is not None]
-    whole = [(replica, replica.cards.count) for replica in replicas]
+    whole = [(replica, replica.cards.count // replica.num_cards) for replica in replicas]
     capacity = sum(count * replica.capacity_per_s for replica, count in whole)
     rows = []
     for load in _LOADS:

@@ -170,6 +170,7 @@ def test_speed_for_each_request_limits_the_batch() -> None:
         ("demand.requests.1.new_tokens", True, "demand.requests[1].new_tokens: expected int, found bool"),
         ("cards.0.count", 0, "cards[0].count: 0, expected 1 to 10000"),
         ("cards.1.gpu", "rtx-3060", "names a GPU twice"),
+        ("cards.0.per_replica", [1, 6], "cards[0].per_replica: expected a list of numbers from 1 to 5"),
         ("max_batch", 1 << 20, "max_batch: 1.04858e+06, expected 1 to 1024"),
         ("fleet", {}, "unknown key fleet"),
     ],
@@ -239,6 +240,22 @@ def test_cards_that_cannot_hold_it_and_models_that_nobody_knows() -> None:
     assert json.loads(output.to_json(found))["fleet"] is None
     with pytest.raises(InputError, match="nobody"):
         size(fleet_of(changed("deployment.model", "nobody"), "fleet.toml"))
+
+
+def test_a_model_that_no_card_holds_is_spread() -> None:
+    data = changed("deployment.model", "llama-2-70b-chat")
+    data["demand"]["rate_per_s"] = 0.5
+    data["cards"] = [{"gpu": "a100-80gb", "count": 7, "per_replica": [1, 4, 2]}]
+    found = size(fleet_of(data, "fleet.toml"))
+    assert found.fleet is not None
+    ((replica, count),) = found.fleet.counts
+    assert replica.num_cards in (2, 4)
+    assert replica.plan.spread is not None
+    assert replica.plan.spread.parallelism.num_ranks == replica.num_cards
+    assert found.fleet.num_cards == count * replica.num_cards
+    assert json.loads(output.to_json(found))["options"][0]["used"] == found.fleet.num_cards
+    alone = size(fleet_of(data | {"cards": [{"gpu": "a100-80gb", "count": 7}]}, "fleet.toml"))
+    assert alone.whole is None
 
 
 def test_the_documented_fleet_gives_the_documented_answer() -> None:

@@ -62,10 +62,12 @@ class Cards:
     Attributes:
         gpu: device profile.
         count: that are there.
+        per_replica: how many of them a replica may be spread over.
     """
 
     gpu: str
     count: int
+    per_replica: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True, slots=True)

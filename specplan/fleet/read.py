@@ -13,6 +13,7 @@ from specplan.fleet.demand import Cards, Demand, FleetQuestion, RequestClass
 
 _MAX_BYTES = 1 << 20
 _MOST_CLASSES, _MOST_CARDS, _MOST_TOKENS, _MOST_BATCH = 1000, 10_000, 1 << 24, 1024
+_MOST_PER_REPLICA = 64
 _DEFAULT_BATCH = 64
 _DEFAULT_WAIT_S, _DEFAULT_WAIT_SHARE = 1.0, 0.95
 #: Options of ``analyze`` that a deployment may have, and their types.
@@ -82,11 +83,11 @@ def _request(table: _Table) -> RequestClass:
 
 
 def _cards(table: _Table) -> Cards:
-    table.only("gpu", "count")
-    gpu = str(table.typed("gpu", str))
+    table.only("gpu", "count", "per_replica")
+    gpu, count = str(table.typed("gpu", str)), table.integer("count", 1, _MOST_CARDS)
     if "," in gpu:
-        raise InputError(f"{table.name('gpu')}: {gpu} are several devices; a replica of a fleet has one")
-    return Cards(gpu, table.integer("count", 1, _MOST_CARDS))
+        raise InputError(f"{table.name('gpu')}: {gpu} are several kinds of cards; a replica of a fleet has one")
+    return Cards(gpu, count, table.integers("per_replica", 1, min(count, _MOST_PER_REPLICA), (1,)))
 
 
 class _Table:
@@ -123,6 +124,15 @@ class _Table:
     def integer(self, key: str, least: int, most: int, default: int | None = None) -> int:
         """A whole number within a range."""
         return int(self._ranged(key, int, least, most, default))
+
+    def integers(self, key: str, least: int, most: int, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Different whole numbers within a range, rising."""
+        if key not in self.data:
+            return default
+        values = self.typed(key, list)
+        if not values or not all(type(value) is int and least <= value <= most for value in values):
+            raise InputError(f"{self.name(key)}: expected a list of numbers from {least} to {most}")
+        return tuple(sorted(set(values)))
 
     def _ranged(self, key: str, kind: type, least: float, most: float, default: float | None) -> float:
         if key not in self.data and default is not None:

@@ -1,4 +1,4 @@
-"""One replica on one kind of card: its plan, and the time that a row of its batch gives to a request."""
+"""One replica on cards of one kind: its plan, and the time that a row of its batch gives to a request."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specplan.errors import InputError
 from specplan.fleet.demand import Cards, Demand, FleetQuestion, RequestClass
 from specplan.fleet.queueing import Service
 from specplan.plan import Plan
@@ -14,8 +15,8 @@ from specplan.planner.acceptance import acceptance_of
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
 from specplan.planner.question import Question
-from specplan.planner.timing import timing_of
-from specplan.speed.steps import prefill_seconds, step_seconds
+from specplan.planner.space import step_and_prefill_seconds
+from specplan.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,11 @@ class RequestTime:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A plan on a card, and what it does for the demand.
+    """A plan on a card or several, and what it does for the demand.
 
     Attributes:
-        cards: it runs on one of these.
+        cards: it runs on these.
+        num_cards: so many of them.
         plan: of the longest request, for as many rows as were found best.
         times: of each class of requests.
         service: of one row over all classes.
@@ -49,6 +51,7 @@ class Replica:
     """
 
     cards: Cards
+    num_cards: int
     plan: Plan
     times: tuple[RequestTime, ...]
     service: Service
@@ -64,16 +67,39 @@ class Replica:
         """Requests per second with all rows busy."""
         return self.num_rows / self.service.mean_s
 
+    @property
+    def card_capacity_per_s(self) -> float:
+        """The same for each of its cards."""
+        return self.capacity_per_s / self.num_cards
+
 
 def best_replica(question: FleetQuestion, cards: Cards) -> Replica | None:
-    """The batch with the largest capacity on a card that gives every request its speed; None where none does.
+    """The batch and number of cards with the largest capacity per card that give every request its speed.
+
+    Returns:
+        None where none does.
 
     Raises:
-        InputError: a deployment that makes no sense on the card.
+        InputError: a deployment that makes no sense on the cards, however many.
     """
+    best, refusals = None, []
+    for num_cards in cards.per_replica:
+        try:
+            found = _best_of(question, cards, num_cards)
+        except InputError as error:
+            refusals.append(error)
+            continue
+        if found is not None and (best is None or found.card_capacity_per_s > best.card_capacity_per_s):
+            best = found
+    if len(refusals) == len(cards.per_replica):
+        raise refusals[0]
+    return best
+
+
+def _best_of(question: FleetQuestion, cards: Cards, num_cards: int) -> Replica | None:
     best, least = None, question.demand.least_tokens_per_s or 0.0
     for rows in _batches(question.max_batch):
-        found = _replica(question, cards, rows)
+        found = _replica(question, cards, num_cards, rows)
         if found is None:  # more rows need more bytes
             break
         if found.least_tokens_per_s >= least and (best is None or found.capacity_per_s > best.capacity_per_s):
@@ -87,12 +113,12 @@ def _batches(most: int) -> list[int]:
     return sorted({most, *(rows for power in powers for rows in (power, power * 3 // 2) if rows < most)})
 
 
-def _replica(question: FleetQuestion, cards: Cards, rows: int) -> Replica | None:
+def _replica(question: FleetQuestion, cards: Cards, num_cards: int, rows: int) -> Replica | None:
     demand = question.demand
     typical = _typical(demand)
     asked = ask(
         gpu=cards.gpu, context=demand.context, batch_size=rows, turns=1,
-        prompt_tokens=demand.context - typical.new_tokens, **question.deployment,
+        prompt_tokens=demand.context - typical.new_tokens, num_gpus=num_cards, **question.deployment,
     )  # fmt: skip
     plan = analyze(asked)
     if not isinstance(plan, Plan):
@@ -104,7 +130,7 @@ def _replica(question: FleetQuestion, cards: Cards, rows: int) -> Replica | None
     mean = float(shares @ total)
     variance = float(shares @ (total - mean) ** 2)
     speeds = [each.new_tokens / time.decode_s for each, time in zip(demand.classes, times, strict=True)]
-    return Replica(cards, plan, tuple(times), Service(mean, variance / mean**2), min(speeds))
+    return Replica(cards, num_cards, plan, tuple(times), Service(mean, variance / mean**2), min(speeds))
 
 
 def _typical(demand: Demand) -> RequestClass:
@@ -115,16 +141,25 @@ def _typical(demand: Demand) -> RequestClass:
 def _alone(asked: Question, plan: Plan, request: RequestClass) -> RequestTime:
     """Prefill and decoding of one request, its steps shared with the other rows but no step spent on their prompts."""
     workload = dataclasses.replace(plan.workload, context=request.context, prompt_tokens=request.prompt_tokens)
-    scenario = dataclasses.replace(plan.scenario, workload=workload)
-    speculation, timing = plan.speculation, timing_of(asked, scenario)
-    accepted = acceptance_of(asked, speculation.drafter, speculation.num_exit_layers)
-    one = np.array([1])
-    step = step_seconds(
-        scenario, one * speculation.num_draft_nodes, one * speculation.logits_rows, accepted.draft_rate, timing
-    )
-    prefill = prefill_seconds(scenario, one * speculation.prefill_chunk, timing)
-    steps = request.new_tokens / plan.estimate.mean_accepted_length.value
-    return RequestTime(float(prefill[0]), steps * float(step[0]))
+    step_s, prefill_s = pass_times(asked, plan, workload)
+    return RequestTime(prefill_s, request.new_tokens / plan.estimate.mean_accepted_length.value * step_s)
+
+
+def pass_times(asked: Question, plan: Plan, workload: Workload) -> tuple[float, float]:
+    """Seconds of a plan's step, and of the prefill of a prompt, with another workload.
+
+    Args:
+        asked: what the plan answers.
+        plan: found.
+        workload: lengths and rows.
+    """
+    scenario, speculation = dataclasses.replace(plan.whole, workload=workload), plan.speculation
+    rate = acceptance_of(asked, speculation.drafter, speculation.num_exit_layers).draft_rate
+    parallelism = None if plan.spread is None else plan.spread.parallelism
+    knobs = (speculation.num_draft_nodes, speculation.prefill_chunk, speculation.logits_rows)
+    gamma, chunk, rows = (np.array([value]) for value in knobs)
+    step, prefill = step_and_prefill_seconds(asked, parallelism, scenario, (gamma, chunk, rows), rate)
+    return float(step[0]), float(prefill[0])
 
 
 def _beside_others(demand: Demand, alone: list[RequestTime], rows: int) -> list[RequestTime]:

@@ -17,7 +17,7 @@ class Option:
 
     Attributes:
         cards: of that kind.
-        replica: on one of them; None where the deployment does not fit, or is too slow.
+        replica: on one of them or several; None where the deployment does not fit, or is too slow.
         refused: why it cannot even be asked; None where it can.
     """
 
@@ -43,7 +43,7 @@ class Fleet:
     @property
     def num_cards(self) -> int:
         """Of all kinds."""
-        return sum(count for _, count in self.counts)
+        return sum(count * replica.num_cards for replica, count in self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def size(question: FleetQuestion) -> Sizing:
     if len(refusals) == len(options):
         raise InputError(refusals[0])
     replicas = [option.replica for option in options if option.replica is not None]
-    ranked = sorted(replicas, key=lambda replica: -replica.capacity_per_s)
+    ranked = sorted(replicas, key=lambda replica: -replica.card_capacity_per_s)
     total = sum(replica.cards.count for replica in ranked)
     if not total:
         return Sizing(question, options, None, None)
@@ -98,19 +98,19 @@ def _option(question: FleetQuestion, cards: Cards) -> Option:
         return Option(cards, None, str(error))
 
 
-def _serves(demand: Demand, fleet: Fleet) -> bool:
-    return fleet.queue.utilization < 1 and fleet.wait_s <= demand.wait_s
+def _serves(demand: Demand, fleet: Fleet | None) -> bool:
+    return fleet is not None and fleet.queue.utilization < 1 and fleet.wait_s <= demand.wait_s
 
 
-def _fleet(demand: Demand, ranked: Sequence[Replica], num_cards: int) -> Fleet:
-    """That many cards, the ones with the largest capacity first."""
+def _fleet(demand: Demand, ranked: Sequence[Replica], num_cards: int) -> Fleet | None:
+    """At most that many cards, the ones with the largest capacity first; None where they are too few for a replica."""
     counts, left = [], num_cards
     for replica in ranked:
-        taken = min(left, replica.cards.count)
+        taken = min(left, replica.cards.count) // replica.num_cards
         if taken:
             counts.append((replica, taken))
-        left -= taken
-    return fleet_from(demand, counts)
+        left -= taken * replica.num_cards
+    return fleet_from(demand, counts) if counts else None
 
 
 def fleet_from(demand: Demand, counts: Sequence[tuple[Replica, int]]) -> Fleet:

@@ -12,9 +12,9 @@ from specplan.output.tables import GITHUB, PLAIN, Style
 from specplan.strict import encode
 from specplan.units import format_bytes, format_rate
 
-_HEADERS = ["GPU", "there", "used", "rows", "with", "peak", "request", "tokens/s each", "requests/s"]
-_ALIGN = ["left", "right", "right", "right", "left", "right", "right", "right", "right"]
-_WIDTHS = (None, None, None, None, 34, None, None, None, None)
+_HEADERS = ["GPU", "there", "used", "a replica", "rows", "with", "peak", "request", "tokens/s each", "requests/s"]
+_ALIGN = ["left", "right", "right", "left", "right", "left", "right", "right", "right", "right"]
+_WIDTHS = (None, None, None, 24, None, 34, None, None, None, None)
 
 
 def to_json(sizing: Sizing) -> str:
@@ -34,6 +34,8 @@ def _entry(sizing: Sizing, option: Option) -> dict[str, Any]:
     replica = option.replica
     if replica is not None:
         entry |= {
+            "cards_per_replica": replica.num_cards,
+            "parallelism": None if replica.plan.spread is None else encode(replica.plan.spread.parallelism),
             "batch_size": replica.num_rows,
             "speculation": encode(replica.plan.speculation),
             "peak_bytes": replica.plan.peak_bytes,
@@ -91,7 +93,7 @@ def _headline(sizing: Sizing) -> str:
     rate = f"{demand.rate_per_s:g} requests/s of up to {demand.context} tokens"
     if fleet is None:
         return f"Not enough cards for {rate}."
-    kinds = ", ".join(f"{count} {replica.cards.gpu}" for replica, count in fleet.counts)
+    kinds = ", ".join(f"{count * replica.num_cards} {replica.cards.gpu}" for replica, count in fleet.counts)
     return f"{rate}: {kinds} {'is' if fleet.num_cards == 1 else 'are'} enough."
 
 
@@ -100,12 +102,14 @@ def _row(sizing: Sizing, option: Option) -> list[str]:
     replica = option.replica
     if replica is None:
         why = "not asked" if option.refused else "does not fit, or is too slow"
-        return [*start, "", why, "", "", "", ""]
+        return [*start, "", "", why, "", "", "", ""]
     return [*start, *_figures(replica)]
 
 
 def _figures(replica: Replica) -> list[str]:
+    spread = replica.plan.spread
     return [
+        "1 card" if spread is None else f"{replica.num_cards} cards, {spread.parallelism.describe()}",
         str(replica.num_rows),
         replica.plan.speculation.describe(),
         format_bytes(replica.plan.peak_bytes),
@@ -117,7 +121,7 @@ def _figures(replica: Replica) -> list[str]:
 
 def _used(sizing: Sizing, option: Option) -> int:
     counts = sizing.fleet.counts if sizing.fleet is not None else ()
-    return next((count for replica, count in counts if replica is option.replica), 0)
+    return next((count * replica.num_cards for replica, count in counts if replica is option.replica), 0)
 
 
 def _queue(demand: Demand, fleet: Fleet) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from specplan.formulas.term import Knobs
+from specplan.parallelism import Parallelism
 from specplan.planner.acceptance import acceptance_of, draft_agreement, weakened
 from specplan.planner.question import Question
 from specplan.planner.ranks import Share, peak_bytes, shares_of
@@ -91,7 +92,9 @@ def candidates(question: Question, variant: Variant) -> Candidates:
         agreement = draft_agreement(variant.draft_context, workload.context, workload.draft_kv_dtype)
         acceptance = weakened(acceptance, agreement)
     peak = peak_bytes(shares, Knobs(gamma, chunk, rows), budget)
-    step_s, prefill_s = _seconds(question, variant, scenario, (gamma, chunk, rows), acceptance.draft_rate)
+    step_s, prefill_s = step_and_prefill_seconds(
+        question, variant.parallelism, scenario, (gamma, chunk, rows), acceptance.draft_rate
+    )
     accepted = acceptance.accepted_lengths(gamma) if tree is None else acceptance.tree_accepted_lengths(tree)[gamma]
     decode_s = workload.new_tokens * step_s / accepted
     return Candidates(
@@ -111,16 +114,28 @@ def candidates(question: Question, variant: Variant) -> Candidates:
     )
 
 
-def _seconds(
-    question: Question, variant: Variant, scenario: Scenario, knobs: tuple[Ints, Ints, Ints], draft_rate: float
+def step_and_prefill_seconds(
+    question: Question,
+    parallelism: Parallelism | None,
+    scenario: Scenario,
+    knobs: tuple[Ints, Ints, Ints],
+    draft_rate: float,
 ) -> tuple[Times, Times]:
-    """Seconds of a step, and of the prefill of a sequence's prompts."""
+    """Seconds of a step, and of the prefill of a sequence's prompts, one of each for every configuration.
+
+    Args:
+        question: whose devices and measured times count.
+        parallelism: how the models are spread, None on one device.
+        scenario: with whole models; its γ, chunk and rows are not used.
+        knobs: γ, prefill chunk, logits rows.
+        draft_rate: share of steps in which anything is drafted.
+    """
     gamma, chunk, rows = knobs
-    if variant.parallelism is None:
+    if parallelism is None:
         timing = timing_of(question, scenario)
         return step_seconds(scenario, gamma, rows, draft_rate, timing), prefill_seconds(scenario, chunk, timing)
-    ranks = rank_scenarios(scenario, variant.parallelism, [card.device for card in question.cards])
-    timer = SpreadTimer(scenario, variant.parallelism, ranks)
+    ranks = rank_scenarios(scenario, parallelism, [card.device for card in question.cards])
+    timer = SpreadTimer(scenario, parallelism, ranks)
     return timer.step_seconds(gamma, rows, draft_rate), timer.prefill_seconds(chunk)
 
 
