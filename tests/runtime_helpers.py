@@ -14,9 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from specplan.formulas.memory import MemoryModel
+from specplan.parallel_checks import check_parallelism
+from specplan.parallelism import Parallelism
 from specplan.plan import Plan
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
+from specplan.planner.ranks import Card, binding_kind, rank_kinds, shares_of, spread_of
 from specplan.provenance import Figure
 from specplan.workload import Workload
 from specplan_runtime.engine import Engine, Request
@@ -92,7 +95,7 @@ def _checkpoint(family: str, seed: int, fields: str) -> Path:
     }
     config = AutoConfig.for_model(family, **{k: v for k, v in (common | _FIELDS[fields]).items() if v is not ...})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    _randomize(model, seed)
+    randomize(model, seed)
     folder = _workplace() / f"{family}-{seed}-{len(list(_workplace().iterdir()))}"
     model.save_pretrained(folder)
     return folder
@@ -101,7 +104,7 @@ def _checkpoint(family: str, seed: int, fields: str) -> Path:
 _FIELDS: dict[str, dict[str, Any]] = {}
 
 
-def _randomize(model: torch.nn.Module, seed: int) -> None:
+def randomize(model: torch.nn.Module, seed: int) -> None:
     """Weights large enough that the next token depends on all of the context; biases and norms random too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -231,3 +234,13 @@ def serve(engine: Engine, prompts: list[list[int]], limits: int | list[int], par
     for emission in engine.serve(requests, params):
         found[emission.index] += emission.tokens
     return found
+
+
+def spread_over(plan: Plan, parallelism: Parallelism) -> Plan:
+    """A plan of one device over several like it, spread in this way."""
+    check_parallelism(plan.whole, parallelism)
+    budget = plan.inputs.budget_bytes
+    cards = [Card(plan.inputs.device, budget)] * parallelism.num_ranks
+    kinds = rank_kinds(shares_of(plan.whole, parallelism, cards, budget))
+    spread = spread_of(plan.whole, parallelism, kinds)
+    return dataclasses.replace(plan, spread=spread, ledger=binding_kind(kinds).ledger)

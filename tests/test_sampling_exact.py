@@ -253,7 +253,7 @@ def accept(engine: Engine, width: int, proposals: list[list[int]], uniform: Call
         assert sequence is not None
         sequence.uniform = uniform
     span = Span([[0] * width for _ in proposals], [0] * len(proposals))
-    return [outcome.tokens for outcome in engine._accept(span, proposals, params).values()]
+    return [outcome.tokens for outcome in engine._accept(range(len(proposals)), span, proposals, params).values()]
 
 
 FIRST: Units = (1, 0, 3)

@@ -80,11 +80,12 @@ class SampledAcceptance:
         self.outcomes = {row: Outcome([], []) for row in sources}
         self._next: dict[int, int | None] = dict.fromkeys(self.outcomes, 0)
 
-    def judge(self, tiles: Iterator[tuple[int, torch.Tensor]], width: int) -> None:
-        """Go through the logits of a pass of ``width`` rows per cache row."""
+    def judge(self, tiles: Iterator[tuple[int, torch.Tensor]], width: int, first_row: int = 0) -> None:
+        """Go through the logits of a pass of ``width`` rows per cache row, from ``first_row`` on."""
         for first, logits in tiles:
             for offset in range(len(logits)):
-                row, position = divmod(first + offset, width)
+                place, position = divmod(first + offset, width)
+                row = first_row + place
                 if self._next.get(row) == position:
                     self._sampler.load(logits[offset])
                     self._next[row] = self._judge_row(row, position)

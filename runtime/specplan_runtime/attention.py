@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from specplan_runtime.distributed.links import Alone, Links
 from specplan_runtime.kv_codec import dequantize, quantize
 from specplan_runtime.norms import normalize_heads
 from specplan_runtime.parameters import Layer, Parameters
@@ -43,10 +44,12 @@ class Attention:
 
     Args:
         parameters: weights, caches, constants.
+        links: to the other ranks, for norms over all heads.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, links: Links | None = None) -> None:
         self._parameters, self._arch = parameters, parameters.arch
+        self._links: Links = links or Alone()
         d = self._arch.head_dim
         self._multiplier = self._arch.attention_multiplier or d**-0.5
         self._full_mask: Mask | None = None
@@ -144,9 +147,9 @@ class Attention:
         heads, half = arch.num_attention_heads, arch.rotary_dim // 2
         rotating = heads + arch.num_key_value_heads
         if layer.query_norm is not None and layer.key_norm is not None:
-            full = arch.qk_norm == "full"
-            normalize_heads(qkv[:, :heads], layer.query_norm, arch.rms_norm_eps, full, work)
-            normalize_heads(qkv[:, heads:rotating], layer.key_norm, arch.rms_norm_eps, full, work)
+            over = self._links if arch.qk_norm == "full" else None
+            normalize_heads(qkv[:, :heads], layer.query_norm, arch.rms_norm_eps, over, work)
+            normalize_heads(qkv[:, heads:rotating], layer.key_norm, arch.rms_norm_eps, over, work)
         table = 1 if arch.local_rope_theta is not None and layer.slides else 0
         cos, sin = work.cos[table][:fed, None], work.sin[table][:fed, None]
         first, second = qkv[:, :rotating, :half], qkv[:, :rotating, half : 2 * half]
@@ -175,7 +178,7 @@ class Attention:
     def _store(span: Span, rows: torch.Tensor, layer: torch.Tensor) -> torch.Tensor:
         """Put rows [T, H_k, w] in ``layer`` [B, H_k, slots, w], in turn; give what the pass reads [b·H_k, L_c, w]."""
         n, slots = span.num_tokens, layer.shape[2]
-        place = layer if span.row is None else layer[span.row : span.row + 1]
+        place = layer if span.row is None else layer[span.row : span.row + len(span.starts)]
         for sequence, start in enumerate(span.starts):
             if sequence in span.idle:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from specplan_runtime import budget
 from specplan_runtime.arena import Arena
 from specplan_runtime.assembly import Assembly, check_ledger, models_of
 from specplan_runtime.decoder import Decoder
+from specplan_runtime.distributed.ranks import Ranks
+from specplan_runtime.distributed.spread import check_spread, cuts_of, decoders_of, lead, together
 from specplan_runtime.drafters.autoregressive import AutoregressiveDrafter
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.drafters.branching import BranchingDrafter
@@ -25,10 +27,11 @@ from specplan_runtime.drafters.ngram import NgramDrafter
 from specplan_runtime.eagle import Eagle3Pass
 from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, num_logits, place
+from specplan_runtime.loading.cut import Cut
 from specplan_runtime.loading.eagle3 import fill_eagle3_randomly, load_eagle3
 from specplan_runtime.loading.heads import load_heads
 from specplan_runtime.loading.load import Progress, fill_randomly, load_parameters
-from specplan_runtime.loading.sources import open_source
+from specplan_runtime.loading.sources import TensorSource, open_source
 from specplan_runtime.packing import layout_of
 from specplan_runtime.span import Span
 from specplan_runtime.topology import topology_of
@@ -50,13 +53,14 @@ class OwnAssembly(Assembly[Workspace]):
     target: Decoder
 
 
-def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> Assembly[Any]:
+def assemble(plan: Plan, progress: Progress, random_weights: bool = False, ranks: Ranks | None = None) -> Assembly[Any]:
     """Check that the plan is runnable here, allocate it, and load the weights.
 
     Args:
-        plan: what to allocate.
+        plan: what to allocate, as seen from this rank where there are several.
         progress: told a fraction while weights load.
         random_weights: noise instead of the model's files, for measurements of memory and speed.
+        ranks: this process among the others that run the plan.
 
     Raises:
         UnsupportedError: a plan that is for reading only, or a device that torch does not see.
@@ -69,37 +73,35 @@ def assemble(plan: Plan, progress: Progress, random_weights: bool = False) -> As
         return assemble_transformers(plan, progress, random_weights)
     if plan.forward != "specplan":
         raise UnsupportedError(f"the runtime does not run this plan: {'; '.join(plan.notes) or plan.forward}")
-    return assemble_own(plan, progress, random_weights)
+    return assemble_own(plan, progress, random_weights, ranks)
 
 
-def assemble_own(plan: Plan, progress: Progress, random_weights: bool = False) -> OwnAssembly:
+def assemble_own(
+    plan: Plan, progress: Progress, random_weights: bool = False, ranks: Ranks | None = None
+) -> OwnAssembly:
     """The same for a plan of the runtime's own forward."""
-    if plan.spread is not None:
-        raise UnsupportedError(
-            f"a plan for {plan.spread.parallelism.num_ranks} devices, which the runtime does not run yet"
-        )
-    device = budget.torch_device(plan)
-    counted = place(plan, Arena())
-    check_ledger(plan, counted.arena.bytes_by_item)
-    budget.check_before_loading(plan, device)
-    sources = [] if random_weights else [open_source(m.reference, m.kind, m.arch) for m in models_of(plan)]
-    _learn_layouts(counted)
-    layout = place(plan, Arena.allocate(counted.arena.high_water, device))
-    parameters = [layout.target, *([layout.draft] if layout.draft is not None else [])]
-    for number, (model, source) in enumerate(zip(parameters, sources, strict=not random_weights)):
-        load_parameters(model, source, lambda done, n=number: progress((n + done) / len(sources)))  # type: ignore[misc]
-    if random_weights:
-        for model in parameters:
-            fill_randomly(model)
-    _fill_heads(plan, layout, random_weights)
-    decoders = make_decoders(layout)
+    with together(ranks):
+        check_spread(plan, ranks)
+        device = budget.torch_device(plan)
+        counted = place(plan, Arena())
+        check_ledger(plan, counted.arena.bytes_by_item)
+        budget.check_before_loading(plan, device)
+        sources = [] if random_weights else [open_source(m.reference, m.kind, m.arch) for m in models_of(plan)]
+    with together(ranks):
+        _learn_layouts(counted)
+        layout = place(plan, Arena.allocate(counted.arena.high_water, device))
+        _fill(layout, sources, cuts_of(plan, ranks), progress)
+        _fill_heads(plan, layout, random_weights)
+    decoders = make_decoders(plan, layout, ranks)
     warm_up(layout, decoders, speculation=plan.speculation)
+    lead(decoders)
+    follows = ranks is not None and not ranks.decides
     return OwnAssembly(
         device=device,
         layout=layout,
         target=decoders[0],
         decoders=decoders,
-        drafter=make_drafter(plan, layout, decoders),
+        drafter=NoDrafter() if follows else make_drafter(plan, layout, decoders),
         workspaces=layout.workspaces,
         prefill_chunk=layout.workspaces["prefill_target"].shape.num_rows,
         topology=topology_of(plan.speculation.shape, layout.tree),
@@ -108,9 +110,19 @@ def assemble_own(plan: Plan, progress: Progress, random_weights: bool = False) -
     )
 
 
-def make_decoders(layout: Layout) -> tuple[Decoder, ...]:
+def _fill(layout: Layout, sources: Sequence[TensorSource], cuts: Sequence[Cut], progress: Progress) -> None:
+    """Weights from files, or noise without them."""
+    parameters = [model for model in (layout.target, layout.draft) if model is not None]
+    for number, (model, source) in enumerate(zip(parameters, sources, strict=False)):
+        load_parameters(model, source, lambda done, n=number: progress((n + done) / len(sources)), cuts[number])  # type: ignore[misc]
+    if not sources:
+        for model in parameters:
+            fill_randomly(model)
+
+
+def make_decoders(plan: Plan, layout: Layout, ranks: Ranks | None = None) -> tuple[Decoder, ...]:
     """The target's, which shows its hidden states to a head that reads them, and with a draft model the draft's."""
-    decoders = tuple(Decoder(model) for model in (layout.target, layout.draft) if model is not None)
+    decoders = decoders_of(plan, layout, ranks)
     if layout.eagle3 is not None:
         decoders[0].tap = layout.eagle3.tap
     return decoders
@@ -146,10 +158,12 @@ def warm_up(layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculat
         early_exit = phase == "draft" and layout.draft is None
         decoder = decoders[-1] if drafts else decoders[0]
         tokens = [[0] * (shape.num_rows // shape.batch_size)] * shape.batch_size
-        row = 0 if phase.startswith("prefill") else None
-        span = Span(tokens, [0] * shape.batch_size, row)
+        span = Span(tokens, [0] * shape.batch_size, 0)
         decoder.forward(work, span, speculation.num_exit_layers if early_exit else None)
+        if not decoder.has_head:
+            continue
         rows = num_logits(phase, shape, speculation.shape)
+        decoder.best(work, None, rows)
         for _, logits in decoder.logits(work, None, rows):
             del logits
     if layout.medusa is not None and layout.medusa_work is not None:

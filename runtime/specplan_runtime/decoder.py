@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from specplan_runtime.attention import Attention
+from specplan_runtime.distributed.links import Alone, Links
 from specplan_runtime.embedding import embed
 from specplan_runtime.features import FeatureTap
 from specplan_runtime.mlp import dense, mixture
@@ -24,12 +25,17 @@ class Decoder:
 
     Args:
         parameters: weights, cache, constants.
+        links: to the other ranks, where this one has a share of the model.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, links: Links | None = None) -> None:
         self.parameters = parameters
+        self._links: Links = links or Alone()
+        self.vocab_size = self._links.vocab_size or parameters.arch.vocab_size
         self.arch = parameters.arch
-        self._attention = Attention(parameters)
+        table = parameters.embedding  # packed ones have their rows in blocks
+        self._num_embedded = table.shape[0] * (table.shape[2] if table.dim() == 3 else 1)
+        self._attention = Attention(parameters, self._links)
         compute = parameters.precision.compute
         self._min_rows = parameters.precision.least_rows
         # the published models multiply by this number in their own precision
@@ -38,6 +44,11 @@ class Decoder:
         self.largest_output_bytes = 0
         #: Takes hidden states of some layers along, for a drafter that reads them.
         self.tap: FeatureTap | None = None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether this rank is in the last stage, where logits are made."""
+        return self._links.has_head
 
     def forward(self, work: Workspace, span: Span, num_layers: int | None = None) -> None:
         """Run the layers over ``span``; leaves the residual stream in ``work.hidden`` and K, V in the cache.
@@ -48,14 +59,29 @@ class Decoder:
             num_layers: layers to run; all of them when None.
         """
         ids = [token for tokens in span.tokens for token in tokens]
-        work.write_tokens(ids, span.positions)
+        first = self._links.first_token
+        work.write_tokens([token - first if self._holds(token) else 0 for token in ids], span.positions)
         fed = max(span.num_rows, self._min_rows)
-        self._embed(work, fed)
+        if self._links.embeds:
+            self._embed(work, ids, fed)
+        else:
+            self._links.receive(work.hidden[:fed])
         self._attention.prepare(work, span, fed)
         for index, layer in enumerate(self.parameters.layers[:num_layers]):
             self._show(work, index, fed)
             self._layer(work, span, layer, fed)
         self._show(work, len(self.parameters.layers), fed)
+        self._links.send(work.hidden[:fed])
+
+    def best(
+        self, work: Workspace, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None = None
+    ) -> list[int]:
+        """The most probable token after each row, of all tokens or of the first ``vocab_size``; rows as for ``logits``."""
+        found: list[int] = []
+        for _, logits in self._tiles(work, rows, num_rows):
+            found += self._links.best(work, logits[:, : self._num_known(vocab_size)])
+            del logits  # an int8 head is about to allocate the next tile
+        return found
 
     def logits(self, work: Workspace, rows: Sequence[int] | None, num_rows: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Logits in tiles of ``work.shape.logits_rows``: (index of the tile's first row, [R', V]).
@@ -67,6 +93,14 @@ class Decoder:
             rows: the rows of the pass that need logits; None for all of the first ``num_rows``.
             num_rows: how many rows need logits.
         """
+        for start, logits in self._tiles(work, rows, num_rows):
+            for offset, whole in self._links.whole_rows(work, logits):
+                yield start + offset, whole
+                del whole
+            del logits  # an int8 head is about to allocate the next tile
+
+    def _tiles(self, work: Workspace, rows: Sequence[int] | None, num_rows: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Logits of this rank's part of the vocabulary."""
         if rows is not None:
             for place, row in enumerate(rows):
                 if place != row:
@@ -111,8 +145,20 @@ class Decoder:
         h = self.arch.hidden_size
         return work.normed[row * h : (row + 1) * h]
 
-    def _embed(self, work: Workspace, fed: int) -> None:
+    def _holds(self, token: int) -> bool:
+        """Whether this rank has the token's row of the embedding."""
+        return 0 <= token - self._links.first_token < self._num_embedded
+
+    def _num_known(self, vocab_size: int | None) -> int:
+        """Columns of this rank's logits that are tokens below ``vocab_size``: its last ones may be padding."""
+        return max(0, min(self.arch.vocab_size, (vocab_size or self.vocab_size) - self._links.first_token))
+
+    def _embed(self, work: Workspace, tokens: list[int], fed: int) -> None:
         hidden = embed(self.parameters, work, fed)
+        for row, token in enumerate(tokens):
+            if not self._holds(token):
+                hidden[row].zero_()
+        self._links.add_up(hidden)
         if self._embedding_multiplier != 1.0:
             hidden.mul_(self._embedding_multiplier)
 
@@ -128,6 +174,7 @@ class Decoder:
         self._note_outputs(qkv)
         del qkv
         mixed = layer.output(heads, work.projected)
+        self._links.add_up(mixed)
         if self.arch.norm_placement == "parallel":  # the MLP reads what attention read
             x = self._normalized(work, hidden, layer.mlp_in)
             hidden.add_(mixed)
@@ -141,12 +188,15 @@ class Decoder:
         if layer.experts is None:
             down, both = dense(work, layer, self.parameters, x)
             self._note_outputs(both, down)
+            self._links.add_up(down)
             return down
         held = mixture(work, layer.experts, self.parameters, x, span.num_rows)
         if self.parameters.precision.allocates:
             self.largest_output_bytes = max(self.largest_output_bytes, held)
         assert work.projected is not None
-        return work.projected[: x.numel()].view(x.shape)
+        mixed = work.projected[: x.numel()].view(x.shape)
+        self._links.add_up(mixed)
+        return mixed
 
     def _normalized(self, work: Workspace, x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
         """The rows through a norm, in ``work.normed``; as they are where there is none."""

@@ -19,6 +19,7 @@ from specplan_runtime.acceptance import Outcome, SampledAcceptance, accept_greed
 from specplan_runtime.adaptive import AdaptiveLimit
 from specplan_runtime.assembly import Assembly
 from specplan_runtime.build import OwnAssembly, assemble
+from specplan_runtime.distributed.ranks import Ranks
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.forward import SamplingBuffers
 from specplan_runtime.loading.load import Progress
@@ -72,6 +73,7 @@ class Engine:
         progress: told a fraction while weights load.
         random_weights: noise instead of the model's files, for measurements of memory and speed.
         adaptive: draft fewer tokens than planned, or none, while that is faster; the output stays the same.
+        ranks: this process among those that run a plan of several devices, as the one that decides.
 
     Raises:
         BudgetError: the device cannot hold the plan.
@@ -84,9 +86,10 @@ class Engine:
         progress: Progress = lambda _: None,
         random_weights: bool = False,
         adaptive: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.plan = plan
-        self.assembly: Assembly[Any] = assemble(plan, progress, random_weights)
+        self.assembly: Assembly[Any] = assemble(plan, progress, random_weights, ranks)
         self.drafter: Drafter = self.assembly.drafter
         self.stats = SpecStats()
         self.timings = Timings()
@@ -241,10 +244,15 @@ class Engine:
         """
         began = time.perf_counter()
         proposals = self.drafter.propose(self._rows, self._limits(), params)
-        span = self._verify_span(proposals)
-        self.assembly.target.forward(self.assembly.workspaces["verify"], span)
-        outcomes = self._accept(span, proposals, params)
-        emitted = [(row, self._commit(row, span, proposals[row], outcome)) for row, outcome in outcomes.items()]
+        emitted: list[tuple[int, list[int]]] = []
+        outcomes: dict[int, Outcome] = {}
+        for rows in self._parts():
+            span = self._verify_span(rows, proposals)
+            self.assembly.target.forward(self.assembly.workspaces["verify"], span)
+            decided = self._accept(rows, span, proposals, params)
+            for row, outcome in decided.items():
+                emitted.append((row, self._commit(row, row - rows.start, span, proposals[row], outcome)))
+            outcomes |= decided
         seconds = time.perf_counter() - began
         self.timings.record_step(seconds, sum(len(tokens) for _, tokens in emitted))
         if self._limit is not None and self._speculating:
@@ -277,38 +285,46 @@ class Engine:
         gamma = planned if self._limit is None else self._limit.next_limit()
         return [0 if s is None else max(0, min(gamma, s.max_new_tokens - len(s.new_tokens) - 1)) for s in self._rows]
 
-    def _verify_span(self, proposals: list[list[int]]) -> Span:
+    def _parts(self) -> list[range]:
+        """Cache rows of each verify pass of a step: all of them, or those of a micro-batch where one is active."""
+        size, batch = self.assembly.workspaces["verify"].shape.batch_size, len(self._rows)
+        parts = [range(first, min(first + size, batch)) for first in range(0, batch, size)]
+        return [rows for rows in parts if any(self._rows[rows.start : rows.stop])]
+
+    def _verify_span(self, rows: range, proposals: list[list[int]]) -> Span:
         """The last token of each row and its proposals; shorter rows are filled up with tokens nobody looks at."""
-        width = 1 + max(len(proposal) for proposal in proposals)
+        width = 1 + max(len(proposals[row]) for row in rows)
         tokens, starts = [], []
-        for sequence, proposal in zip(self._rows, proposals, strict=True):
-            row = [0] if sequence is None else [sequence.tokens[-1], *proposal]
-            tokens.append(row + [0] * (width - len(row)))
+        sequences = self._rows[rows.start : rows.stop]
+        for sequence, row in zip(sequences, rows, strict=True):
+            fed = [0] if sequence is None else [sequence.tokens[-1], *proposals[row]]
+            tokens.append(fed + [0] * (width - len(fed)))
             starts.append(0 if sequence is None else len(sequence.tokens) - 1)
-        idle = frozenset(row for row, sequence in enumerate(self._rows) if sequence is None)
+        idle = frozenset(place for place, sequence in enumerate(sequences) if sequence is None)
         topology = self.assembly.topology
         branches = topology.hidden is not None and width == topology.num_rows
-        return Span(tokens, starts, idle=idle, topology=topology if branches else None)
+        first = None if len(rows) == len(self._rows) else rows.start
+        return Span(tokens, starts, first, idle, topology if branches else None)
 
-    def _accept(self, span: Span, proposals: list[list[int]], params: SamplingParams) -> dict[int, Outcome]:
-        """For each active row the accepted proposals and the target's own next token."""
-        work, width = self.assembly.workspaces["verify"], span.num_tokens
+    def _accept(
+        self, part: range, span: Span, proposals: list[list[int]], params: SamplingParams
+    ) -> dict[int, Outcome]:
+        """For each active row of a part the accepted proposals and the target's own next token."""
+        work, width, first = self.assembly.workspaces["verify"], span.num_tokens, part.start
         topology = span.topology or chain_topology(width)
-        sources = {row: sequence.uniform for row, sequence in enumerate(self._rows) if sequence is not None}
-        tiles = self.assembly.target.logits(work, None, span.num_rows)
+        active = [(row, self._rows[row]) for row in part]
+        sources = {row: sequence.uniform for row, sequence in active if sequence is not None}
+        target = self.assembly.target
         if params.greedy:
-            best: list[int] = []
-            for _, logits in tiles:
-                best += torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)]).tolist()
-                del logits  # an int8 head is about to allocate the next tile
-            rows = {row: best[row * width : (row + 1) * width] for row in sources}
+            best = target.best(work, None, span.num_rows)
+            rows = {row: best[(row - first) * width : (row - first + 1) * width] for row in sources}
             return {row: accept_greedy(topology, proposals[row], choices) for row, choices in rows.items()}
         judge = SampledAcceptance(topology, proposals, sources, RowSampler(work, params), self.drafter.probs)
-        judge.judge(tiles, width)
+        judge.judge(target.logits(work, None, span.num_rows), width, first)
         return judge.outcomes
 
-    def _commit(self, row: int, span: Span, proposal: list[int], outcome: Outcome) -> list[int]:
-        """Make the outcome part of the sequence.
+    def _commit(self, row: int, place: int, span: Span, proposal: list[int], outcome: Outcome) -> list[int]:
+        """Make the outcome of a cache row, at its place in the span, part of the sequence.
 
         On a chain the caches need no copy: rejected slots are rewritten. In a tree the accepted rows move together.
         """
@@ -316,10 +332,10 @@ class Engine:
         assert sequence is not None
         target, num_accepted = self.assembly.target, len(outcome.path)
         self.drafter.observe(
-            row, target.last_normalized(self.assembly.workspaces["verify"], row * span.num_tokens + outcome.last_row)
+            row, target.last_normalized(self.assembly.workspaces["verify"], place * span.num_tokens + outcome.last_row)
         )
         if span.topology is not None:
-            target.compact(row, span.starts[row], outcome.path)
+            target.compact(row, span.starts[place], outcome.path)
         self.drafter.commit(sequence, len(proposal), outcome.path)
         sequence.num_target_cached = len(sequence.tokens) + num_accepted
         tokens = outcome.tokens
@@ -333,9 +349,10 @@ class Engine:
 
     def _next_token(self, work: SamplingBuffers, row: int, params: SamplingParams, uniform: Uniform) -> int:
         """The token that follows one row of a pass."""
-        ((_, logits),) = self.assembly.target.logits(work, [row], 1)
+        target = self.assembly.target
         if params.greedy:
-            return int(torch.argmax(logits[0], dim=-1, keepdim=True, out=work.argmax[:1]).item())
+            return target.best(work, [row], 1)[0]
+        ((_, logits),) = target.logits(work, [row], 1)
         sampler = RowSampler(work, params)
         sampler.load(logits[0])
         return sampler.draw(uniform)

@@ -34,11 +34,13 @@ class Forward(Protocol[_Work_contra]):
     """Computes one model over its weights and its cache.
 
     Attributes:
-        arch: the model.
+        arch: the model, or this rank's share of it.
+        vocab_size: of the whole model.
         largest_output_bytes: the most that int8 kernels held outside the plan's places at one time.
     """
 
     arch: ModelArch
+    vocab_size: int
     largest_output_bytes: int
 
     def forward(self, work: _Work_contra, span: Span, num_layers: int | None = None) -> None:
@@ -48,6 +50,11 @@ class Forward(Protocol[_Work_contra]):
         self, work: _Work_contra, rows: Sequence[int] | None, num_rows: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Logits in tiles: (index of the tile's first row, [R', V]); of ``rows``, or of the first ``num_rows``."""
+
+    def best(
+        self, work: _Work_contra, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None = None
+    ) -> list[int]:
+        """The most probable token after each row, of all or of the first ``vocab_size``; rows as for ``logits``."""
 
     def last_normalized(self, work: _Work_contra, row: int) -> torch.Tensor:
         """The normalized hidden state [h] of the row-th of those whose logits were asked for, until the next pass."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 
 from specplan.draft_passes import draft_passes
 from specplan.heads import Eagle3Head, MedusaHeads
+from specplan.parallelism import Rank
 from specplan.plan import Plan
 from specplan.speculation import MODEL_DRAFTERS, Chain, Tree
 from specplan_runtime.arena import Arena
@@ -50,9 +52,10 @@ class Layout:
 
 def place(plan: Plan, arena: Arena) -> Layout:
     """Place everything that a plan needs, in the same order as its ledger."""
-    workload, speculation = plan.workload, plan.speculation
+    workload, speculation, scenario = plan.workload, plan.speculation, plan.scenario
     gamma, batch = speculation.num_draft_nodes, workload.batch_size
-    target_arch = plan.inputs.target.arch
+    target_arch, rank = scenario.target, scenario.rank
+    draft_rank = _draft_rank(rank)
     target = place_parameters(
         arena,
         "target",
@@ -60,15 +63,18 @@ def place(plan: Plan, arena: Arena) -> Layout:
         target_precision(plan),
         batch,
         target_slots(plan),
+        rank,
     )
     draft = None
-    if plan.draft_arch is not None:
-        draft = place_parameters(arena, "draft", plan.draft_arch, draft_precision(plan), batch, draft_slots(plan))
+    if scenario.draft is not None:
+        precision, slots = draft_precision(plan), draft_slots(plan)
+        draft = place_parameters(arena, "draft", scenario.draft, precision, batch, slots, draft_rank)
     draft_probs = branches = None
-    if speculation.drafter in MODEL_DRAFTERS and isinstance(speculation.shape, Tree):
+    drafts = speculation.drafter in MODEL_DRAFTERS and _has_proposals(rank)
+    if drafts and isinstance(speculation.shape, Tree):
         branches = _place_branches(arena, speculation.shape, batch)
-    elif speculation.drafter in MODEL_DRAFTERS:
-        vocab = (draft or target).arch.vocab_size
+    elif drafts:
+        vocab = (plan.draft_arch or plan.inputs.target.arch).vocab_size
         draft_probs = arena.take("draft_probs", (batch, gamma, vocab), torch.float32)
     tree = None
     if isinstance(speculation.shape, Tree):
@@ -76,7 +82,9 @@ def place(plan: Plan, arena: Arena) -> Layout:
         tree = arena.take("tree", (rows, rows), torch.bool)
     medusa, medusa_work, heads = None, None, plan.inputs.heads
     compute = target.precision.compute
-    if isinstance(heads, MedusaHeads):
+    if isinstance(heads, MedusaHeads) and (rank is None or rank.has_drafter):
+        if rank is not None:
+            target_arch = plan.inputs.target.arch
         medusa = place_medusa(arena, target_arch, heads, compute, batch, target.head)
     eagle3 = None
     if isinstance(heads, Eagle3Head):
@@ -87,8 +95,9 @@ def place(plan: Plan, arena: Arena) -> Layout:
         for shape in pass_shapes(plan):
             drafting = shape.phase in ("prefill_draft", "draft")
             model = (draft or (eagle3.parameters if eagle3 is not None else target)) if drafting else target
+            model_rank = draft_rank if drafting and draft is not None else rank
             with phases.alternative():
-                workspaces[shape.phase] = Workspace(arena, model.arch, model.precision, shape)
+                workspaces[shape.phase] = Workspace(arena, model.arch, model.precision, shape, model_rank)
         if medusa is not None:
             with phases.alternative():
                 tile = max(2, min(speculation.logits_rows, batch))
@@ -98,27 +107,41 @@ def place(plan: Plan, arena: Arena) -> Layout:
 
 def pass_shapes(plan: Plan) -> list[PassShape]:
     """The passes of the plan's phases."""
-    workload, speculation = plan.workload, plan.speculation
+    workload, speculation, scenario = plan.workload, plan.speculation, plan.scenario
     batch, chunk = workload.batch_size, _chunk(plan)
-    target, precision = target_slots(plan), target_precision(plan)
+    target, precision, rank = target_slots(plan), target_precision(plan), scenario.rank
+    staged, parts = (False, 1) if rank is None else (rank.is_stage, rank.num_micro_batches)
 
     def tile(rows: int, model: Precision) -> int:
         return max(model.least_tile, min(speculation.logits_rows, rows))
 
-    shapes = [PassShape("prefill_target", chunk, 1, target, tile(1, precision))]
-    if speculation.drafter == "draft_model":
+    shapes = [PassShape("prefill_target", chunk, 1, target, tile(1, precision), in_flight=staged)]
+    if scenario.draft is not None:
         shapes.append(PassShape("prefill_draft", chunk, 1, draft_slots(plan), tile(1, draft_precision(plan))))
-    if speculation.drafter in MODEL_DRAFTERS:
+    if scenario.draft is not None or speculation.drafter == "early_exit":
         early = speculation.drafter == "early_exit"
         draft, own = (target, precision) if early else (draft_slots(plan), draft_precision(plan))
         widest = int(draft_passes(speculation.shape, speculation.num_draft_nodes).widest)
         shapes.append(PassShape("draft", batch * max(2, widest), batch, draft, tile(batch * widest, own)))
-    rows = batch * speculation.shape.num_verify_tokens
     if speculation.drafter == "eagle3":
-        slots, own = _head_slots(plan), head_precision(plan)
+        slots, own, rows = _head_slots(plan), head_precision(plan), batch * speculation.shape.num_verify_tokens
         shapes.append(PassShape("prefill_draft", chunk, 1, slots, tile(1, own), joins=True))
         shapes.append(PassShape("draft", rows, batch, slots, tile(batch, own), joins=True))
-    return [*shapes, PassShape("verify", rows, batch, target, tile(rows, precision))]
+    sequences = -(-batch // parts)
+    rows, flies = sequences * speculation.shape.num_verify_tokens, staged and sequences < batch
+    return [*shapes, PassShape("verify", rows, sequences, target, tile(rows, precision), in_flight=flies)]
+
+
+def _draft_rank(rank: Rank | None) -> Rank | None:
+    """What a rank has of the draft model: of a whole one everything."""
+    if rank is None or rank.draft_is_whole:
+        return None
+    return dataclasses.replace(rank, vocab_size=rank.draft_vocab_size)
+
+
+def _has_proposals(rank: Rank | None) -> bool:
+    """Proposals and their probabilities are where they are drafted, and where it is decided."""
+    return rank is None or rank.decides or (rank.has_drafter and rank.draft_is_whole)
 
 
 def num_logits(phase: str, shape: PassShape, proposed: Chain | Tree) -> int:
@@ -139,15 +162,16 @@ def _place_branches(arena: Arena, shape: Tree, batch_size: int) -> BranchBuffers
 def target_slots(plan: Plan) -> Slots:
     """KV slots per sequence of the target: its context and the rows of a verify pass."""
     tokens = plan.workload.context + plan.speculation.shape.num_verify_tokens
-    return slots_of(plan.inputs.target.arch, tokens, _most_rows(plan))
+    return slots_of(plan.scenario.target, tokens, _most_rows(plan))
 
 
 def draft_slots(plan: Plan) -> Slots:
     """KV slots per sequence of the draft: drafted tokens that nothing was drafted after are never fed to it."""
-    assert plan.draft_arch is not None
+    draft = plan.scenario.draft
+    assert draft is not None
     passes = draft_passes(plan.speculation.shape, plan.speculation.num_draft_nodes)
     tokens = plan.workload.context + int(passes.num_rows)
-    return slots_of(plan.draft_arch, tokens, _most_rows(plan))
+    return slots_of(draft, tokens, _most_rows(plan))
 
 
 def _head_slots(plan: Plan) -> Slots:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from specplan.arch import ModelArch, MoeArch
+from specplan.parallelism import Rank
 from specplan_runtime.arena import Arena
 from specplan_runtime.linear import FloatLinear, Int8Linear, PackedLinear
 from specplan_runtime.packing import bind, layout_of
@@ -98,9 +99,10 @@ class Parameters:
     Attributes:
         arch: the architecture.
         precision: element types.
-        embedding: [V, h]; when tied the head's own memory: int8 with ``head.scale``, or packed, [V/k, h, k].
-        head: the output head.
-        final_norm: over h.
+        embedding: [V, h]; when tied the head's own memory: int8 with ``head.scale``, or packed, [V/k, h, k]; no rows
+            beyond the first stage.
+        head: the output head; no rows before the last stage, but for a tied table in the first.
+        final_norm: over h; empty before the last stage.
         layers: in order.
         full: cache of the layers that see everything.
         windowed: cache of the layers whose window is shorter than the context; slots are used in turn.
@@ -238,7 +240,13 @@ def slots_of(arch: ModelArch, num_tokens: int, num_rows: int) -> Slots:
 
 
 def place_parameters(
-    arena: Arena, owner: str, arch: ModelArch, precision: Precision, batch_size: int, slots: Slots
+    arena: Arena,
+    owner: str,
+    arch: ModelArch,
+    precision: Precision,
+    batch_size: int,
+    slots: Slots,
+    rank: Rank | None = None,
 ) -> Parameters:
     """Place all tensors of a model; their content is loaded afterwards.
 
@@ -249,10 +257,13 @@ def place_parameters(
         precision: element types.
         batch_size: B, sequences in the cache.
         slots: KV slots per sequence.
+        rank: whose share ``arch`` is, None for whole models.
     """
     place = _Placer(arena, owner, precision)
-    head = place.linear(arch.vocab_size, arch.hidden_size, bias=False)
-    embedding = head.weight if arch.tie_word_embeddings else place.matrix(arch.vocab_size, arch.hidden_size)
+    embeds, decodes = (True, True) if rank is None else (rank.has_embedding, rank.has_head)
+    tied = arch.tie_word_embeddings
+    head = place.linear(arch.vocab_size * (decodes or (tied and embeds)), arch.hidden_size, bias=False)
+    embedding = head.weight if tied else place.matrix(arch.vocab_size * embeds, arch.hidden_size)
     kinds = [layer == "sliding_attention" and slots.windowed > 0 for layer in arch.layer_types]
 
     def cache(windowed: bool, num_slots: int) -> Cache:
@@ -263,7 +274,7 @@ def place_parameters(
         precision=precision,
         embedding=embedding,
         head=head,
-        final_norm=place.norm(arch.hidden_size, arch.norm == "layer"),
+        final_norm=place.norm(arch.hidden_size * decodes, arch.norm == "layer"),
         layers=[_place_layer(place, arch, i, kinds[i], kinds[:i].count(kinds[i])) for i in range(len(kinds))],
         full=cache(False, slots.full),
         windowed=cache(True, slots.windowed),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 
 from specplan import __version__, planfile
 from specplan.ledger import RUNTIME_OWNERS, MemoryItem
+from specplan.plan import Plan
 from specplan_runtime import budget
+from specplan_runtime.assembly import Assembly
 from specplan_runtime.engine import Engine
 from specplan_runtime.stats import SpecStats, Timings
 
@@ -65,6 +68,7 @@ class Report:
         speculative: counters of the plan's drafter.
         baseline: counters of plain decoding in the same run, None when not asked for.
         baseline_equal: whether both gave the same tokens; None when sampling or without a baseline.
+        ranks: the ledger of every rank, where there are several.
     """
 
     engine: Engine
@@ -73,11 +77,13 @@ class Report:
     speculative: Pass
     baseline: Pass | None
     baseline_equal: bool | None
+    ranks: tuple[tuple[MeasuredItem, ...], ...] = ()
 
     @property
     def owned_difference(self) -> int:
-        """Sum of absolute differences over the items that the runtime owns: 0 unless there is a bug."""
-        return sum(abs(item.difference or 0) for item in self.items if item.owned)
+        """Sum of absolute differences over the items that the runtime owns, on all ranks: 0 unless there is a bug."""
+        ledgers = self.ranks or (self.items,)
+        return sum(abs(item.difference or 0) for items in ledgers for item in items if item.owned)
 
     @property
     def speedup(self) -> float | None:
@@ -95,13 +101,13 @@ def measure_items(engine: Engine, process_bytes: int | None) -> tuple[MeasuredIt
         engine: that has run.
         process_bytes: resident memory before anything was allocated.
     """
-    assembly = engine.assembly
-    measured = {
-        **assembly.measured,
-        "kernel_output": assembly.largest_kernel_output(),
-        "process": process_bytes,
-    }
-    return tuple(MeasuredItem(item, measured.get(item.name)) for item in engine.plan.ledger.items)
+    return measure_assembly(engine.plan, engine.assembly, process_bytes)
+
+
+def measure_assembly(plan: Plan, assembly: Assembly[Any], process_bytes: int | None) -> tuple[MeasuredItem, ...]:
+    """The same of what an engine works with."""
+    measured = {**assembly.measured, "kernel_output": assembly.largest_kernel_output(), "process": process_bytes}
+    return tuple(MeasuredItem(item, measured.get(item.name)) for item in plan.ledger.items)
 
 
 def process_peak_bytes(device: torch.device) -> int | None:
@@ -127,16 +133,8 @@ def to_json_data(report: Report) -> dict[str, Any]:
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "ledger": [
-            {
-                "name": entry.item.name,
-                "owner": entry.item.owner,
-                "phase": entry.item.phase,
-                "planned_bytes": entry.item.bytes,
-                "measured_bytes": entry.measured_bytes,
-            }
-            for entry in report.items
-        ],
+        "ledger": _items_data(report.items),
+        "ranks": [_items_data(items) for items in report.ranks],
         "owned_difference_bytes": report.owned_difference,
         "planned_peak_bytes": plan.peak_bytes,
         "process_peak_bytes": report.process_peak_bytes,
@@ -145,6 +143,19 @@ def to_json_data(report: Report) -> dict[str, Any]:
         "baseline_equal": report.baseline_equal,
         "speedup": report.speedup,
     }
+
+
+def _items_data(items: Sequence[MeasuredItem]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": entry.item.name,
+            "owner": entry.item.owner,
+            "phase": entry.item.phase,
+            "planned_bytes": entry.item.bytes,
+            "measured_bytes": entry.measured_bytes,
+        }
+        for entry in items
+    ]
 
 
 def _pass_data(counters: Pass) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Container, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from specplan.plan import Plan
 from specplan.planfile import plan_sha256
 from specplan_runtime import budget
 from specplan_runtime.chat import chat
+from specplan_runtime.distributed.member import follow, joined, leading
+from specplan_runtime.distributed.ranks import Ranks
 from specplan_runtime.engine import Engine, Request
 from specplan_runtime.journal import Journal, Result, job_id, result_line
 from specplan_runtime.report import Pass, Report, measure_items, process_peak_bytes, to_json_data
@@ -45,6 +49,7 @@ class RunOptions:
         output: where the results of ``prompts`` go; a job that was killed goes on with what it holds.
         transcript: where a chat is kept after every turn, and taken up again.
         drop_oldest: a chat that no longer fits forgets its oldest turns instead of ending.
+        rank_timeout_s: of several processes, how long the others wait for one.
     """
 
     prompt: str | None
@@ -59,6 +64,7 @@ class RunOptions:
     output: Path | None = None
     transcript: Path | None = None
     drop_oldest: bool = False
+    rank_timeout_s: float = 60.0
 
 
 def run(plan: Plan, options: RunOptions) -> None:
@@ -68,22 +74,38 @@ def run(plan: Plan, options: RunOptions) -> None:
         BudgetError: the plan does not fit this machine.
         InputError: prompts or model files that cannot be used.
     """
-    if options.max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens {options.max_new_tokens}: expected at least 1")
-    if options.report is not None and not options.report.resolve().parent.is_dir():
-        raise InputError(f"--report {options.report}: no such folder")
-    texts = _read_prompts(options)
-    journal = _journal(plan, texts, options)
-    tokenizer = Tokenizer(plan.inputs.target)
-    check_tokenizers(plan, tokenizer)
-    prompts = [tokenizer.encode_prompt(text, options.raw) for text in texts]
+    if plan.spread is None:
+        _run(plan, options, None)
+    else:
+        with joined(plan, options.rank_timeout_s, options.chat) as ranks:
+            if ranks.decides:
+                _run(plan, options, ranks)
+            else:
+                follow(plan, ranks)
+
+
+def _run(plan: Plan, options: RunOptions, ranks: Ranks | None) -> None:
+    """What the only process does, or the one that decides."""
+    with nullcontext() if ranks is None else ranks.together():
+        if options.max_new_tokens < 1:
+            raise InputError(f"--max-new-tokens {options.max_new_tokens}: expected at least 1")
+        if options.report is not None and not options.report.resolve().parent.is_dir():
+            raise InputError(f"--report {options.report}: no such folder")
+        texts = _read_prompts(options)
+        journal = _journal(plan, texts, options)
+        tokenizer = Tokenizer(plan.inputs.target)
+        check_tokenizers(plan, tokenizer)
+        prompts = [tokenizer.encode_prompt(text, options.raw) for text in texts]
     process_bytes = budget.process_bytes("VmRSS")
-    engine = _load(plan, adaptive=not options.static)
-    engine.stop_at(tokenizer.eos_token_ids())
-    engine.check_prompts(prompts, options.max_new_tokens)
-    budget.cap_process(plan, engine.device)
-    with budget.refusing_growth(), contextlib.closing(journal) if journal else contextlib.nullcontext():
-        report = _generate(engine, tokenizer, prompts, options, process_bytes, journal)
+    engine = _load(plan if ranks is None else plan.seen_from(ranks.rank), not options.static, ranks)
+    with nullcontext(None) if ranks is None else leading(engine, ranks, process_bytes) as others:
+        engine.stop_at(tokenizer.eos_token_ids())
+        engine.check_prompts(prompts, options.max_new_tokens)
+        budget.cap_process(plan, engine.device)
+        with budget.refusing_growth(), contextlib.closing(journal) if journal else nullcontext():
+            report = _generate(engine, tokenizer, prompts, options, process_bytes, journal)
+    if others is not None:
+        report = dataclasses.replace(report, ranks=others.measured)
     click.echo("\n" + render(report), err=True, nl=False)
     if options.report is not None:
         write_atomically(options.report, json.dumps(to_json_data(report), indent=2, sort_keys=True) + "\n")
@@ -125,7 +147,7 @@ def _generate(
     )
 
 
-def _load(plan: Plan, adaptive: bool) -> Engine:
+def _load(plan: Plan, adaptive: bool, ranks: Ranks | None) -> Engine:
     with click.progressbar(length=100, label="loading", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         done = 0
 
@@ -135,7 +157,7 @@ def _load(plan: Plan, adaptive: bool) -> Engine:
             bar.update(percent - done)
             done = percent
 
-        return Engine(plan, progress, adaptive=adaptive)
+        return Engine(plan, progress, adaptive=adaptive, ranks=ranks)
 
 
 def _stream_one(engine: Engine, tokenizer: Tokenizer, prompt: list[int], options: RunOptions) -> list[int]:

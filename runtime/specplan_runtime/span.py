@@ -15,7 +15,7 @@ class Span:
     Attributes:
         tokens: for each of the b sequences, its n tokens.
         starts: position of each sequence's first token; of its root, where the tokens are rows of a topology.
-        row: the cache row when only one sequence takes part, None for all rows in order.
+        row: the cache row of the first sequence, the others follow; None for all rows in order.
         idle: sequences that are only there to fill the batch: their cache rows stay as they are.
         topology: of the tokens of each sequence, None for one after the other.
         first_row: of the topology that the tokens are; those before it are in the cache already.

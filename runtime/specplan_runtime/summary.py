@@ -62,9 +62,12 @@ def _difference(value: int | None, owned: bool) -> str:
 
 def _peak_lines(report: Report) -> str:
     plan = report.engine.plan
-    count = sum(entry.owned for entry in report.items)
+    ledgers = report.ranks or (report.items,)
+    count = sum(entry.owned for items in ledgers for entry in items)
+    where = f" of {len(ledgers)} ranks" if len(ledgers) > 1 else ""
     lines = [
-        f"planned = measured on all {count} items that the runtime owns: {report.owned_difference} bytes difference"
+        f"planned = measured on all {count} items{where} that the runtime owns: "
+        f"{report.owned_difference} bytes difference"
     ]
     if report.owned_difference:
         lines = [f"planned and measured differ by {report.owned_difference} bytes on items that the runtime owns"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from specplan.arch import ModelArch, MoeArch
+from specplan.parallelism import Rank
 from specplan_runtime.arena import Arena
 from specplan_runtime.parameters import Slots
 from specplan_runtime.precision import Precision
@@ -23,6 +24,7 @@ class PassShape:
         slots: KV slots per sequence.
         logits_rows: R, rows whose logits exist at one time.
         joins: its layer reads an embedding beside a hidden state.
+        in_flight: another pass may be on its way from or to another stage.
     """
 
     phase: str
@@ -31,6 +33,7 @@ class PassShape:
     slots: Slots
     logits_rows: int
     joins: bool = False
+    in_flight: bool = False
 
 
 class Workspace:
@@ -56,11 +59,16 @@ class Workspace:
         inner: flat, m·2I; for packed matrices m·I; None without dense layers, and where nothing but outputs is needed.
         expert: buffers of the experts, None without them.
         logits: flat, R·V, None where kernels allocate; argmax: int64 [R].
-        probs, running: float32 [V]; keep: bool [V].
+        probs, running: float32 [V]; keep: bool [V]; of the whole vocabulary, empty on ranks that do not decide.
+        exchange: what ranks give each other, None for whole models.
+        in_flight: [m, h], the residual stream that is sent or received meanwhile, None without stages.
     """
 
-    def __init__(self, arena: Arena, arch: ModelArch, precision: Precision, shape: PassShape) -> None:
+    def __init__(
+        self, arena: Arena, arch: ModelArch, precision: Precision, shape: PassShape, rank: Rank | None = None
+    ) -> None:
         self.shape = shape
+        self._rank = rank
         self._arena, self._arch, self._precision = arena, arch, precision
         self.rows = max(shape.num_rows, precision.least_rows)
         self._place_rows()
@@ -77,6 +85,12 @@ class Workspace:
                     self.expert = self._place_experts(arch.moe)
             with scratch.alternative():
                 self._place_head()
+        self.exchange: ExchangeBuffers | None = None
+        if rank is not None and rank.tensor_parallel > 1 and rank.has_head:
+            self.exchange = self._place_exchange(rank)
+        self.in_flight: torch.Tensor | None = None
+        if shape.in_flight:
+            self.in_flight = self._take("in_flight", (self.rows, arch.hidden_size), precision.compute)
 
     def _take(self, formula_id: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return self._arena.take(f"{self.shape.phase}.{formula_id}", shape, dtype)
@@ -168,18 +182,44 @@ class Workspace:
         )
 
     def _place_head(self) -> None:
-        vocab = self._arch.vocab_size
-        self.logits = self._take_output(self.shape.logits_rows * vocab)
-        self.argmax = self._take("scratch", (self.shape.logits_rows,), torch.int64)
+        vocab, rows = self._arch.vocab_size, self.shape.logits_rows
+        if self._rank is not None:
+            rows *= self._rank.has_head
+        self.logits = self._take_output(rows * vocab)
+        self.argmax = self._take("scratch", (rows,), torch.int64)
+        if self._rank is not None:
+            vocab = self._rank.vocab_size * self._rank.decides
         self.probs = self._take("scratch", (vocab,), torch.float32)
         self.running = self._take("scratch", (vocab,), torch.float32)
         self.keep = self._take("scratch", (vocab,), torch.bool)
+
+    def _place_exchange(self, rank: Rank) -> ExchangeBuffers:
+        rows, parts, compute = self.shape.logits_rows, rank.tensor_parallel, self._precision.compute
+        return ExchangeBuffers(
+            own=self._take("gathered", (rows, 2), torch.float32),
+            best=self._take("gathered", (parts, rows, 2), torch.float32),
+            row=self._take("gathered", (parts, self._arch.vocab_size * rank.decides), compute),
+        )
 
     def write_tokens(self, ids: list[int], positions: list[int]) -> None:
         """Put token ids and positions of a pass on the device; a row fed beyond them is token 0 at position 0."""
         spare = [0] * max(0, self._precision.least_rows - len(ids))
         write_integers(self.ids, ids + spare)
         write_integers(self.positions, positions + spare)
+
+
+@dataclass(slots=True)
+class ExchangeBuffers:
+    """What the tensor ranks of a head give each other.
+
+    Attributes:
+        own: float32 [R, 2], this rank's best logit of each row and its token; best: [t_p, R, 2], of all ranks.
+        row: [t_p, V'], one row of all logits; empty on ranks that do not decide.
+    """
+
+    own: torch.Tensor
+    best: torch.Tensor
+    row: torch.Tensor
 
 
 @dataclass(slots=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from specplan.errors import EnvironmentProblem, InputError, UnsupportedError
+from specplan.errors import EnvironmentProblem, InputError
+from specplan.parallelism import Parallelism
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -41,6 +45,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--heads", metavar="DIR", help="Folder of the heads, when it was moved.")
 @click.option("--report", type=_FILE, help="Write report.json here.")
+@click.option("--rank-timeout", type=float, default=60.0, metavar="S", help="How long ranks wait for one another.")
 @click.option("--baseline", is_flag=True, help="Also decode without speculation, and print the ratio.")
 def run(plan: Path, **options: Any) -> None:
     """Generate text exactly inside a plan.
@@ -58,10 +63,13 @@ def run(plan: Path, **options: Any) -> None:
         raise InputError("--transcript and --when-full are for --chat")
     options["drop_oldest"] = options.pop("when_full") == "drop"
     loaded = planfile.load(plan)
-    if loaded.spread is not None:
-        ranks = loaded.spread.parallelism.num_ranks
-        raise UnsupportedError(f"{plan}: a plan for {ranks} devices, which the runtime does not run yet")
+    options["rank_timeout_s"] = options.pop("rank_timeout")
+    if not 0 < options["rank_timeout_s"] <= 86400:
+        raise InputError(f"--rank-timeout {options['rank_timeout_s']}: expected up to 86400 seconds")
     try:
+        if loaded.spread is not None and "RANK" not in os.environ:
+            _launch(loaded.spread.parallelism)
+            return
         from specplan_runtime import session
     except ImportError as error:
         raise EnvironmentProblem(f"running a plan needs {error.name}: pip install 'specplan[runtime]'") from None
@@ -70,3 +78,28 @@ def run(plan: Path, **options: Any) -> None:
     sampling = {name: options.pop(name) for name in ("temperature", "top_k", "top_p", "seed")}
     loaded = with_weights(loaded, options.pop("model"), options.pop("draft"), options.pop("heads"))
     session.run(loaded, session.RunOptions(params=session.SamplingParams(**sampling), **options))
+
+
+def _launch(parallelism: Parallelism) -> None:
+    """One process per rank; a rank that refuses says why."""
+    from specplan_runtime.distributed.launch import LaunchFailed, launch
+
+    try:
+        launch(_arguments(click.get_current_context()), parallelism)
+    except LaunchFailed:
+        sys.exit(2)
+
+
+def _arguments(context: click.Context) -> list[str]:
+    """The command line again, for a rank."""
+    return [argument for parameter in context.command.params for argument in _written(parameter, context.params)]
+
+
+def _written(parameter: click.Parameter, values: dict[str, Any]) -> Iterator[str]:
+    value = values[parameter.name or ""]
+    if isinstance(parameter, click.Argument):
+        yield str(value)
+    elif isinstance(parameter, click.Option) and parameter.is_flag:
+        yield from (parameter.opts[-1:] if value else ())
+    elif value is not None:
+        yield f"{parameter.opts[-1]}={value}"

@@ -25,6 +25,15 @@ class MeteredDecoder(Decoder):
         super().forward(work, span, num_layers)
         self.seconds += time.perf_counter() - began
 
+    def best(
+        self, work: Workspace, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None = None
+    ) -> list[int]:
+        """As any decoder's."""
+        began = time.perf_counter()
+        found = super().best(work, rows, num_rows, vocab_size)
+        self.seconds += time.perf_counter() - began
+        return found
+
     def logits(self, work: Workspace, rows: Sequence[int] | None, num_rows: int) -> Iterator[tuple[int, torch.Tensor]]:
         """As any decoder's."""
         began = time.perf_counter()

@@ -79,19 +79,18 @@ class AutoregressiveDrafter(Generic[Work]):
         self, last_rows: list[int], position: int, params: SamplingParams, sources: Rows[Uniform | None]
     ) -> list[int]:
         """A token for every row; rows without a source draw nothing, so that their numbers stay their own."""
+        work, decoder, vocab_size = self._model.work, self._model.decoder, self._model.vocab_size
+        if params.greedy:
+            return decoder.best(work, last_rows, len(last_rows), vocab_size)
         chosen: list[int] = []
-        work = self._model.work
-        sampler = None if params.greedy else RowSampler(work, params)
-        for _, logits in self._model.decoder.logits(work, last_rows, len(last_rows)):
-            known = logits[:, : self._model.vocab_size]
-            if sampler is None:
-                chosen += torch.argmax(known, dim=-1, out=work.argmax[: len(known)]).tolist()
-            else:
-                for offset in range(len(known)):
-                    row = len(chosen)
-                    uniform = sources[row]
-                    if uniform is not None:
-                        self._probs[row, position].copy_(sampler.load(known[offset]))
-                    chosen.append(0 if uniform is None else sampler.draw(uniform))
+        sampler = RowSampler(work, params)
+        for _, logits in decoder.logits(work, last_rows, len(last_rows)):
+            known = logits[:, :vocab_size]
+            for offset in range(len(known)):
+                row = len(chosen)
+                uniform = sources[row]
+                if uniform is not None:
+                    self._probs[row, position].copy_(sampler.load(known[offset]))
+                chosen.append(0 if uniform is None else sampler.draw(uniform))
             del logits, known  # an int8 head is about to allocate the next tile
         return chosen

@@ -67,7 +67,7 @@ class DraftModel(Generic[Work]):
 
     def known(self, tokens: list[int]) -> list[int]:
         """Tokens of the target's padding that a smaller draft vocabulary lacks become token 0."""
-        size = self.decoder.arch.vocab_size
+        size = self.decoder.vocab_size
         return [token if token < size else 0 for token in tokens]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from specplan.models.names import Naming, naming_of
 from specplan_runtime.linear import FloatLinear, Int8Linear, PackedLinear
+from specplan_runtime.loading.cut import Cut, Rows
 from specplan_runtime.loading.sources import TensorSource
 from specplan_runtime.parameters import AnyLinear, Experts, Layer, Norm, Parameters
 from specplan_runtime.rope import inverse_frequencies
@@ -16,31 +17,40 @@ from specplan_runtime.rope import inverse_frequencies
 Progress = Callable[[float], None]
 
 
-def load_parameters(parameters: Parameters, source: TensorSource, progress: Progress) -> None:
+def load_parameters(parameters: Parameters, source: TensorSource, progress: Progress, cut: Cut | None = None) -> None:
     """Read every tensor, convert it to the plan's precision and store it.
 
     Args:
         parameters: placed in the arena; overwritten.
         source: the checkpoint.
         progress: told after each layer.
+        cut: what of the model this rank holds, None for all of it.
     """
     arch, names = parameters.arch, naming_of(parameters.arch)
+    cut = cut or Cut(arch)
     tables = inverse_frequencies(arch, source.rope_factors())
     for place, frequencies in zip(parameters.inverse_frequencies, tables, strict=True):
         place.copy_(frequencies)
     torch.arange(parameters.columns.numel(), out=parameters.columns)
-    if arch.tie_word_embeddings:
-        _fill_linear(parameters.head, source, [names.embedding])
-    else:
-        _fill_linear(parameters.head, source, [names.head])
-        _fill(parameters.embedding, source, f"{names.embedding}.weight")
-    _fill_norm(parameters.final_norm, source, names.final_norm)
+    _load_tables(parameters, source, names, cut)
     for index, layer in enumerate(parameters.layers):
-        _LayerLoader(layer, source, names, index, arch.head_dim).load()
+        _LayerLoader(layer, source, names, index, cut).load()
         progress((index + 1) / arch.num_hidden_layers)
     if arch.norm_offset:
         for weight in parameters.norm_vectors:
             weight.add_(1.0)
+
+
+def _load_tables(parameters: Parameters, source: TensorSource, names: Naming, cut: Cut) -> None:
+    """Embedding, head and final norm, where this rank has them."""
+    rows = cut.vocabulary()
+    tied = parameters.arch.tie_word_embeddings
+    if parameters.head.out_features:
+        _fill_linear(parameters.head, source, [names.embedding if tied else names.head], rows=[rows])
+    if len(parameters.embedding) and not tied:
+        _fill(parameters.embedding, source, f"{names.embedding}.weight", rows)
+    if parameters.final_norm.weight.numel():
+        _fill_norm(parameters.final_norm, source, names.final_norm)
 
 
 def fill_randomly(parameters: Parameters) -> None:
@@ -58,17 +68,19 @@ def fill_randomly(parameters: Parameters) -> None:
 class _LayerLoader:
     """Fills one layer."""
 
-    def __init__(self, layer: Layer, source: TensorSource, names: Naming, index: int, head_dim: int) -> None:
-        self.layer, self.source, self.names, self.index = layer, source, names, index
-        self._head_rows = head_dim if names.interleaved_qkv else None
+    def __init__(self, layer: Layer, source: TensorSource, names: Naming, index: int, cut: Cut) -> None:
+        self.layer, self.source, self.names, self.cut = layer, source, names, cut
+        self.index = cut.first_layer + index
 
     def load(self) -> None:
-        layer, names = self.layer, self.names
-        self._linear(layer.qkv, *names.qkv, head_rows=self._head_rows)
-        self._linear(layer.output, names.output)
+        layer, names, cut, arch = self.layer, self.names, self.cut, self.cut.arch
+        rows = cut.qkv(len(names.qkv), names.interleaved_qkv)
+        self._linear(layer.qkv, names.qkv, rows, arch.head_dim if names.interleaved_qkv else None)
+        self._summed(layer.output, names.output, arch.num_attention_heads * arch.head_dim)
         if layer.gate_up is not None and layer.down is not None:
-            self._linear(layer.gate_up, *names.gate_up)
-            self._linear(layer.down, names.down)
+            size = arch.intermediate_size
+            self._linear(layer.gate_up, names.gate_up, cut.gate_up(size, len(names.gate_up), arch.gated_mlp))
+            self._summed(layer.down, names.down, size)
         if layer.experts is not None:
             self._experts(layer.experts)
         for norm, name in (
@@ -79,44 +91,86 @@ class _LayerLoader:
         ):
             if norm is not None and name is not None:
                 _fill_norm(norm, self.source, self._full(name))
-        for weight, name in ((layer.query_norm, "self_attn.q_norm"), (layer.key_norm, "self_attn.k_norm")):
+        queries, keys = (cut.query_norm(), cut.key_norm()) if arch.qk_norm == "full" else (None, None)
+        for weight, name, own in (
+            (layer.query_norm, "self_attn.q_norm", queries),
+            (layer.key_norm, "self_attn.k_norm", keys),
+        ):
             if weight is not None:
-                _fill(weight, self.source, self._full(name) + ".weight")
+                _fill(weight, self.source, self._full(name) + ".weight", own)
 
     def _experts(self, experts: Experts) -> None:
-        self._linear(experts.router, self.names.router)
+        moe = self.cut.arch.moe
+        assert moe is not None
+        self._linear(experts.router, (self.names.router,))
+        rows = self.cut.gate_up(moe.moe_intermediate_size, len(self.names.expert_gate_up), gated=True)
         for expert, (gate_up, down) in enumerate(zip(experts.gate_up, experts.down, strict=True)):
-            self._linear(gate_up, *(name.format(expert=expert) for name in self.names.expert_gate_up))
-            self._linear(down, self.names.expert_down.format(expert=expert))
+            self._linear(gate_up, [name.format(expert=expert) for name in self.names.expert_gate_up], rows)
+            self._summed(down, self.names.expert_down.format(expert=expert), moe.moe_intermediate_size)
 
-    def _linear(self, linear: AnyLinear, *names: str, head_rows: int | None = None) -> None:
-        _fill_linear(linear, self.source, [self._full(name) for name in names], head_rows)
+    def _linear(
+        self,
+        linear: AnyLinear,
+        names: Sequence[str],
+        rows: Sequence[Rows] | None = None,
+        head_rows: int | None = None,
+    ) -> None:
+        _fill_linear(linear, self.source, [self._full(name) for name in names], rows, head_rows=head_rows)
+
+    def _summed(self, linear: AnyLinear, name: str, size: int) -> None:
+        """A matrix of ``size`` columns whose products the tensor ranks add up."""
+        columns, biased = self.cut.columns(size), self.cut.adds_bias
+        _fill_linear(linear, self.source, [self._full(name)], columns=columns, biased=biased)
 
     def _full(self, name: str) -> str:
         return self.names.layer(self.index, name)
 
 
-def _fill_linear(linear: AnyLinear, source: TensorSource, names: list[str], head_rows: int | None = None) -> None:
+def _fill_linear(
+    linear: AnyLinear,
+    source: TensorSource,
+    names: Sequence[str],
+    rows: Sequence[Rows] | None = None,
+    columns: range | None = None,
+    head_rows: int | None = None,
+    biased: bool = True,
+) -> None:
     """Store matrices (and biases) one below the other.
 
     Args:
         linear: where.
         source: the checkpoint.
         names: without ``.weight``.
+        rows: of each matrix, None for all.
+        columns: of the matrices, None for all.
         head_rows: d, when the matrix holds query, key and value rows head by head: they are put in three blocks.
+        biased: biases are this rank's to add; otherwise they stay zero.
     """
     row = 0
-    for name in names:
+    for name, own in zip(names, rows or [None] * len(names), strict=True):
         end = row
-        for first, tile in source.tiles(f"{name}.weight"):
-            for start, rows in _runs(first, tile, linear.out_features, head_rows):
-                _store(linear, row + start, rows)
+        for first, tile in _tiles(source, f"{name}.weight", own):
+            part = tile if columns is None else tile[:, columns.start : columns.stop]
+            for start, run in _runs(first, part, linear.out_features, head_rows):
+                _store(linear, row + start, run)
             end = row + first + tile.shape[0]
-        if linear.bias is not None:
-            for first, tile in source.tiles(f"{name}.bias"):
-                for start, rows in _runs(first, tile, linear.out_features, head_rows):
-                    linear.bias[row + start : row + start + rows.shape[0]].copy_(rows)
+        if linear.bias is not None and biased:
+            for first, tile in _tiles(source, f"{name}.bias", own):
+                for start, run in _runs(first, tile, linear.out_features, head_rows):
+                    linear.bias[row + start : row + start + run.shape[0]].copy_(run)
         row = end
+
+
+def _tiles(source: TensorSource, name: str, rows: Rows) -> Iterator[tuple[int, torch.Tensor]]:
+    """Tiles of the wanted rows, which are numbered from 0 without gaps."""
+    if rows is None:
+        yield from source.tiles(name)
+        return
+    before = 0
+    for wanted in rows:
+        for first, tile in source.tiles(name, wanted):
+            yield before + first - wanted.start, tile
+        before += len(wanted)
 
 
 def _runs(first: int, tile: torch.Tensor, num_rows: int, d: int | None) -> Iterator[tuple[int, torch.Tensor]]:
@@ -156,6 +210,6 @@ def _fill_norm(norm: Norm, source: TensorSource, name: str) -> None:
         _fill(norm.bias, source, f"{name}.bias")
 
 
-def _fill(place: torch.Tensor, source: TensorSource, name: str) -> None:
-    for first, tile in source.tiles(name):
+def _fill(place: torch.Tensor, source: TensorSource, name: str, rows: Rows = None) -> None:
+    for first, tile in _tiles(source, name, rows):
         place[first : first + tile.shape[0]].copy_(tile)

@@ -27,8 +27,8 @@ TILE_ELEMENTS = 1 << 20
 class TensorSource(Protocol):
     """A checkpoint."""
 
-    def tiles(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first row, rows) of a tensor, in order; vectors come as one tile."""
+    def tiles(self, name: str, within: range | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, rows) of a tensor, in order, all or those of a range; vectors come as one tile."""
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
@@ -50,12 +50,13 @@ def open_source(reference: str, kind: str, arch: ModelArch) -> TensorSource:
     raise InputError(f"{reference}: a {kind} has no weights here: give a folder or .gguf file with --model or --draft")
 
 
-def _row_tiles(entry: TensorEntry, multiple: int = 1) -> Iterator[tuple[int, int]]:
+def _row_tiles(entry: TensorEntry, within: range | None, multiple: int = 1) -> Iterator[tuple[int, int]]:
     """(first, count) of row tiles; counts are multiples of ``multiple`` but for the last."""
+    wanted = within if within is not None else range(entry.shape[0])
     columns = math.prod(entry.shape[1:])
     step = max(multiple, TILE_ELEMENTS // columns // multiple * multiple)
-    for first in range(0, entry.shape[0], step):
-        yield first, min(step, entry.shape[0] - first)
+    for first in range(wanted.start, wanted.stop, step):
+        yield first, min(step, wanted.stop - first)
 
 
 def _read_rows(path: Path, entry: TensorEntry, first: int, count: int) -> bytearray:
@@ -85,13 +86,13 @@ class FileTiles:
         """Whether the headers name it."""
         return name in self.entries
 
-    def tiles(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+    def tiles(self, name: str, within: range | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Rows in the file's dtype."""
         entry = self.entries[name]
         path = self.files[entry.file]
         if entry.dtype not in self._DTYPES:
             raise InputError(f"{path}: tensor {name} is {entry.dtype}, expected one of {', '.join(self._DTYPES)}")
-        for first, count in _row_tiles(entry):
+        for first, count in _row_tiles(entry, within):
             rows = torch.frombuffer(_read_rows(path, entry, first, count), dtype=self._DTYPES[entry.dtype])
             yield first, rows.view(count, *entry.shape[1:])
 
@@ -147,13 +148,13 @@ class GgufSource:
         """Whether the file has it; a tied embedding may go by the head's name."""
         return name in self.entries or name == f"{naming_of(self.arch).embedding}.weight"
 
-    def tiles(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+    def tiles(self, name: str, within: range | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Rows in float32, in Hugging Face's order of rows."""
         if name == f"{naming_of(self.arch).embedding}.weight":
             name = embedding_source(self.arch, self.entries)
         entry = self.entries[name]
         permuted = FAMILIES[self.arch.model_type].permuted_in_gguf and (".q_proj." in name or ".k_proj." in name)
-        for first, count in _row_tiles(entry, self.arch.head_dim if permuted else 1):
+        for first, count in _row_tiles(entry, within, self.arch.head_dim if permuted else 1):
             rows = self._float_rows(entry, first, count)
             yield first, self._restore_order(rows) if permuted else rows
 

@@ -51,7 +51,7 @@ def replay_arena(plan: Plan, announce: Callable[[str], None]) -> Iterator[Traced
     layout = place(plan, Arena(block))
     resident_end = _resident_end(layout)
     yield from _resident(plan, layout, resident_end)
-    decoders = list(make_decoders(layout))
+    decoders = list(make_decoders(plan, layout))
     outside = 0
     for phase, run in _phases(plan, layout, decoders):
         announce(phase)

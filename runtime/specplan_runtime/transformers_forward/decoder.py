@@ -30,6 +30,7 @@ class TransformersDecoder:
 
     def __init__(self, model: PreTrainedModel, arch: ModelArch, cache: PlanCache) -> None:
         self.model, self.arch, self.cache = model, arch, cache
+        self.vocab_size = arch.vocab_size
         #: No kernel of this forward is int8.
         self.largest_output_bytes = 0
         self._base = model.base_model
@@ -74,6 +75,17 @@ class TransformersDecoder:
                 logits.div_(softcap).tanh_().mul_(softcap)
             yield start, logits
             del logits
+
+    def best(
+        self, work: TransformersWorkspace, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None = None
+    ) -> list[int]:
+        """The most probable token after each row, of the first ``vocab_size``."""
+        found: list[int] = []
+        for _, logits in self.logits(work, rows, num_rows):
+            known = logits[:, :vocab_size]
+            found += torch.argmax(known, dim=-1, out=work.argmax[: len(known)]).tolist()
+            del logits, known
+        return found
 
     def last_normalized(self, work: TransformersWorkspace, row: int) -> torch.Tensor:
         """The normalized hidden state [h] of a row whose logits were asked for, until the next pass."""

@@ -1,0 +1,64 @@
+"""``LeadingDecoder``: a decoder on the deciding rank, whose every pass the other ranks run too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from specplan_runtime.decoder import Decoder
+from specplan_runtime.distributed.commands import Choose, Compact, Forward
+from specplan_runtime.distributed.ranks import Ranks
+from specplan_runtime.distributed.share import Share
+from specplan_runtime.parameters import Parameters
+from specplan_runtime.span import Span
+from specplan_runtime.workspace import Workspace
+
+
+class LeadingDecoder(Decoder):
+    """Tells the others first.
+
+    Args:
+        parameters: this rank's share.
+        share: links of the model.
+        ranks: to tell.
+        number: of the decoder, 0 the target's, 1 the draft's.
+    """
+
+    def __init__(self, parameters: Parameters, share: Share, ranks: Ranks, number: int) -> None:
+        super().__init__(parameters, share)
+        self._ranks, self._number = ranks, number
+        #: The others follow; while all warm up, each knows by itself what to do.
+        self.leads = False
+
+    def forward(self, work: Workspace, span: Span, num_layers: int | None = None) -> None:
+        """As any decoder's."""
+        if self.leads:
+            self._ranks.tell(Forward(self._number, work.shape.phase, span, num_layers))
+        super().forward(work, span, num_layers)
+
+    def best(
+        self, work: Workspace, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None = None
+    ) -> list[int]:
+        """As any decoder's."""
+        self._tell(work, rows, num_rows, vocab_size, sampled=False)
+        return super().best(work, rows, num_rows, vocab_size)
+
+    def logits(self, work: Workspace, rows: Sequence[int] | None, num_rows: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """As any decoder's; it must be gone through to its end."""
+        self._tell(work, rows, num_rows, None, sampled=True)
+        yield from super().logits(work, rows, num_rows)
+
+    def compact(self, row: int, start: int, path: Sequence[int]) -> None:
+        """As any decoder's."""
+        if self.leads:
+            self._ranks.tell(Compact(self._number, row, start, list(path)))
+        super().compact(row, start, path)
+
+    def _tell(
+        self, work: Workspace, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None, sampled: bool
+    ) -> None:
+        if not self.leads:
+            return
+        listed = None if rows is None else list(rows)
+        self._ranks.tell(Choose(self._number, work.shape.phase, listed, num_rows, vocab_size, sampled))

@@ -1,0 +1,72 @@
+"""What a decoder asks of the other ranks while a pass runs; nothing where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from specplan_runtime.workspace import Workspace
+
+
+class Links(Protocol):
+    """The other ranks that share a model.
+
+    Attributes:
+        vocab_size: of the whole model, None where this rank has it.
+        parts: tensor ranks that share every layer.
+        first_token: the first of this rank's rows of the vocabulary.
+        embeds: this rank is in the first stage.
+        has_head: this rank is in the last one.
+    """
+
+    vocab_size: int | None
+    parts: int
+    first_token: int
+    embeds: bool
+    has_head: bool
+
+    def add_up(self, x: torch.Tensor) -> None:
+        """Replace a partial product [rows, h] by the sum over the tensor ranks, in place."""
+
+    def receive(self, hidden: torch.Tensor) -> None:
+        """Fill [rows, h] with what the stage before sends."""
+
+    def send(self, hidden: torch.Tensor) -> None:
+        """Give [rows, h] to the next stage, where there is one."""
+
+    def best(self, work: Workspace, logits: torch.Tensor) -> list[int]:
+        """The token with the largest logit of each row [R', V'], over all tensor ranks."""
+
+    def whole_rows(self, work: Workspace, logits: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(index, logits of whole rows [R'', V]); empty ones on ranks that do not decide."""
+
+
+class Alone:
+    """One device has the whole model."""
+
+    vocab_size: int | None = None
+    parts = 1
+    first_token = 0
+    embeds = True
+    has_head = True
+
+    def add_up(self, x: torch.Tensor) -> None:
+        """The product is whole."""
+
+    def receive(self, hidden: torch.Tensor) -> None:
+        """There is no stage before."""
+
+    def send(self, hidden: torch.Tensor) -> None:
+        """There is no next stage."""
+
+    def best(self, work: Workspace, logits: torch.Tensor) -> list[int]:
+        """The arg-max of each row."""
+        best: list[int] = torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)]).tolist()
+        return best
+
+    def whole_rows(self, work: Workspace, logits: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """The tile itself."""
+        yield 0, logits

@@ -1,0 +1,78 @@
+"""What one rank holds of a plan's models, and the decoders over it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from specplan.errors import UnsupportedError
+from specplan.plan import Plan
+from specplan.ranks import draft_parallelism
+from specplan_runtime.decoder import Decoder
+from specplan_runtime.distributed.leader import LeadingDecoder
+from specplan_runtime.distributed.ranks import Ranks
+from specplan_runtime.distributed.share import Share
+from specplan_runtime.layout import Layout
+from specplan_runtime.loading.cut import Cut
+
+
+def together(ranks: Ranks | None) -> AbstractContextManager[None]:
+    """All ranks go on, or none does; nothing to agree on for one process."""
+    return nullcontext() if ranks is None else ranks.together()
+
+
+def check_spread(plan: Plan, ranks: Ranks | None) -> None:
+    """Refuse plans over several devices that cannot be run here.
+
+    Raises:
+        UnsupportedError: names what.
+    """
+    if plan.spread is None:
+        return
+    parallelism = plan.spread.parallelism
+    if ranks is None:
+        raise UnsupportedError(
+            f"a plan for {parallelism.num_ranks} devices needs as many processes: specplan run starts them"
+        )
+    placement, beside = parallelism.draft_placement, parallelism.draft_rank == parallelism.deciding_rank
+    if plan.inputs.draft is not None and (placement == "replicated" or (placement == "rank" and not beside)):
+        raise UnsupportedError(
+            f"a draft model runs on the rank that decides, {parallelism.deciding_rank}, or split like the target"
+        )
+    if plan.inputs.heads is not None and placement == "split":
+        raise UnsupportedError(f"Medusa heads run on the rank that decides, {parallelism.deciding_rank}")
+
+
+def cuts_of(plan: Plan, ranks: Ranks | None) -> list[Cut]:
+    """What of target and draft this rank holds."""
+    archs = [arch for arch in (plan.inputs.target.arch, plan.draft_arch) if arch is not None]
+    if plan.spread is None or ranks is None:
+        return [Cut(arch) for arch in archs]
+    spread = plan.spread.parallelism
+    cuts = [Cut.of(archs[0], spread, ranks.rank)]
+    for draft in archs[1:]:
+        split = spread.draft_placement == "split"
+        cuts.append(Cut.of(draft, draft_parallelism(draft, spread), ranks.rank) if split else Cut(draft))
+    return cuts
+
+
+def decoders_of(plan: Plan, layout: Layout, ranks: Ranks | None) -> tuple[Decoder, ...]:
+    """Of the target and of a draft model that is on this rank; those of a spread model are linked to the others."""
+    parameters = [model for model in (layout.target, layout.draft) if model is not None]
+    if ranks is None or plan.spread is None:
+        return tuple(Decoder(model) for model in parameters)
+    found: list[Decoder] = []
+    for number, (model, arch) in enumerate(zip(parameters, (plan.inputs.target.arch, plan.draft_arch), strict=False)):
+        assert arch is not None
+        share = Share(ranks, arch.vocab_size)
+        if number and plan.spread.parallelism.draft_placement != "split":
+            found.append(Decoder(model))
+        else:
+            found.append(LeadingDecoder(model, share, ranks, number) if ranks.decides else Decoder(model, share))
+    return tuple(found)
+
+
+def lead(decoders: tuple[Decoder, ...]) -> None:
+    """From now on the other ranks do what these decoders do."""
+    for decoder in decoders:
+        if isinstance(decoder, LeadingDecoder):
+            decoder.leads = True
