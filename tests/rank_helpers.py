@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,18 @@ def start(module: str, *arguments: object, **environment: str) -> subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def with_tokenizer(draft: Path, target: Path) -> Path:
+    """Give a draft its target's tokenizer."""
+    for file in target.glob("tokenizer*"):
+        shutil.copy(file, draft)
+    return draft
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started, in that order."""
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

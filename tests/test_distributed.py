@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -20,7 +19,7 @@ from specplan_runtime.layout import place
 from specplan_runtime.span import Span
 from specplan_runtime.text import Tokenizer
 from specplan_runtime.topology import chain_topology
-from tests.rank_helpers import finish, model_folder, save_plan, start, write_prompts
+from tests.rank_helpers import children_of, finish, model_folder, save_plan, start, with_tokenizer, write_prompts
 from tests.runtime_helpers import perturbed, plan_for, serve, spread_over, variant
 
 PROMPTS = ["a b a b a", "c d e f g h i j k", "l m n"]
@@ -42,9 +41,7 @@ def drafting(model: Path, drafter: str) -> dict[str, Any]:
     """Options of a plan; a draft model is right some of the time."""
     options: dict[str, Any] = {"drafter": drafter, "num_speculative_tokens": 3}
     if drafter == "draft_model":
-        options["draft"] = perturbed(model, 0.02)
-        for file in model.glob("tokenizer*"):
-            shutil.copy(file, options["draft"])
+        options["draft"] = with_tokenizer(perturbed(model, 0.02), model)
     return options
 
 
@@ -90,11 +87,6 @@ def test_a_killed_rank_ends_the_job_with_one_line_and_keeps_what_is_finished(mod
     assert err.count("error") == 1
     assert len(part.read_text().splitlines()) >= 3
     assert not Path(f"/proc/{second}").exists()
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process started, in that order."""
-    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_a_wrong_number_of_processes_is_refused_before_anything_is_loaded(model: Path, tmp_path: Path) -> None:

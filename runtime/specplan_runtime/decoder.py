@@ -76,7 +76,7 @@ class Decoder:
     def best(
         self, work: Workspace, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None = None
     ) -> list[int]:
-        """The most probable token after each row, of all tokens or of the first ``vocab_size``; rows as for ``logits``."""
+        """The most probable of the first ``vocab_size`` tokens (of all) after each row; rows as for ``logits``."""
         found: list[int] = []
         for _, logits in self._tiles(work, rows, num_rows):
             found += self._links.best(work, logits[:, : self._num_known(vocab_size)])
