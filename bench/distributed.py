@@ -27,7 +27,7 @@ from tests.runtime_helpers import perturbed, plan_for, serve  # noqa: E402
 
 _PROMPTS = [" ".join("abcdefghijklmnopqrstuvwxyz"[first : first + 2 + first % 7]) for first in range(10)]
 _NEW_TOKENS = 24
-_TREE: dict[str, Any] = {"drafter": "draft_model", "tree": "auto", "num_draft_nodes": 6}
+_TREE: dict[str, Any] = {"drafter": "draft_model", "tree": "best", "num_draft_nodes": 6}
 _CHAIN: dict[str, Any] = {"drafter": "draft_model", "num_speculative_tokens": 3}
 _NGRAM: dict[str, Any] = {"drafter": "ngram", "num_speculative_tokens": 4}
 
