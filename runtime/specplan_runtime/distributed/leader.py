@@ -55,6 +55,12 @@ class LeadingDecoder(Decoder):
             self._ranks.tell(Compact(self._number, row, start, list(path)))
         super().compact(row, start, path)
 
+    def rewound(self, num_cached: int, num_shared: int, num_drafted: int) -> int:
+        """As any decoder's; where only other stages have windowed layers, a text that changed is started over."""
+        kept = super().rewound(num_cached, num_shared, num_drafted)
+        hidden = self.arch.sliding_window is not None and not self.parameters.windowed.num_slots
+        return 0 if hidden and self._ranks.parallelism.num_stages > 1 and kept < num_cached else kept
+
     def _tell(
         self, work: Workspace, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None, sampled: bool
     ) -> None:
