@@ -300,7 +300,7 @@ class Engine:
             best: list[int] = []
             for _, logits in tiles:
                 best += torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)]).tolist()
-                del logits  # an int8 head is about to allocate the next tile
+                del logits  # a head that allocates is about to make the next tile
             rows = {row: best[row * width : (row + 1) * width] for row in sources}
             return {row: accept_greedy(topology, proposals[row], choices) for row, choices in rows.items()}
         judge = SampledAcceptance(topology, proposals, sources, RowSampler(work, params), self.drafter.probs)

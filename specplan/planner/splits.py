@@ -16,7 +16,6 @@ from specplan.provenance import Figure
 from specplan.ranks import even_layers
 from specplan.speculation import Drafter
 from specplan.speed.work import layer_work
-from specplan.units import format_bytes
 
 _MOST_DEVICES = 64
 
@@ -54,16 +53,7 @@ def devices_of(
 
 
 def cards_of(devices: Sequence[DeviceSpec], budget: int | None) -> tuple[Card, ...]:
-    """Devices with their budgets: the given one on each, or all its memory.
-
-    Raises:
-        InputError: a budget that the smallest of them does not have.
-    """
-    smallest = min(devices, key=lambda device: device.memory_bytes.value)
-    memory = int(smallest.memory_bytes.value)
-    if budget is not None and budget > memory:
-        there = f"{memory} bytes ({format_bytes(memory)})"
-        raise InputError(f"--budget {budget} ({format_bytes(budget)}): {smallest.name} has only {there}")
+    """Devices with their budgets: the given one on each, or all its memory."""
     return tuple(Card(device, budget or int(device.memory_bytes.value)) for device in devices)
 
 
