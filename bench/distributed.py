@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "runtime")]
 
-from specplan.parallelism import Parallelism  # noqa: E402
+from specplan.parallel.parallelism import Parallelism  # noqa: E402
 from specplan.plan import Plan  # noqa: E402
 from specplan_runtime.engine import Engine  # noqa: E402
 from specplan_runtime.text import Tokenizer  # noqa: E402

@@ -77,8 +77,8 @@ def speeds_of(question: FleetQuestion, replica: Replica, full: bool) -> Speeds:
         return pass_times(asked, plan, workload)
 
     def step(busy: int) -> float:
-        weights = (each.share * each.new_tokens / demand.mean_new_tokens for each in demand.classes)
-        return sum(weight * passes(each, busy)[0] for weight, each in zip(weights, demand.classes, strict=True))
+        tokens = ((each, each.share * each.new_tokens) for each in demand.classes)
+        return sum(weight * passes(each, busy)[0] for each, weight in tokens) / demand.mean_new_tokens
 
     last = step(rows)
     steps = [last if full else step(busy) for busy in range(1, rows + 1)]

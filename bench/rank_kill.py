@@ -17,7 +17,7 @@ import click
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "runtime")]
 
-from specplan.parallelism import Parallelism  # noqa: E402
+from specplan.parallel.parallelism import Parallelism  # noqa: E402
 from tests.rank_helpers import children_of, finish, model_folder, save_plan, start, write_prompts  # noqa: E402
 
 _LIMIT_S = 30.0

@@ -12,7 +12,7 @@ from specplan.caches.kv_formats import CACHE_FORMATS
 from specplan.dtypes import weight_format
 from specplan.errors import InputError, UnsupportedError
 from specplan.heads import Eagle3Head, MedusaHeads, MtpLayer, check_heads
-from specplan.parallel_checks import check_parallelism
+from specplan.parallel.checks import check_parallelism
 from specplan.plan import Eagle3Input, Plan, Spread
 from specplan.speculation import TREE_DRAFTERS, Tree
 from specplan.trees import checked_tree

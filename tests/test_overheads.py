@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 
-from specplan.communicator import Communicator, default_communicator
 from specplan.device import DeviceSpec
 from specplan.devices.bundled import device_profile
 from specplan.errors import InputError, UnsupportedError
@@ -14,6 +13,7 @@ from specplan.formulas.bind import evaluate
 from specplan.formulas.explain import explain_formula, explain_items
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.overheads import GRAPH_BYTES, LL128_BYTES, LL_BYTES, communicator_values
+from specplan.parallel.communicator import Communicator, default_communicator
 from specplan.profiles import profile_names
 from specplan.scenario import Scenario
 from tests.conftest import tiny_arch

@@ -20,6 +20,7 @@ from specplan.formulas.explain import scenario_of_plan
 from specplan.formulas.memory import MemoryModel
 from specplan.models.resolve import resolve_model
 from specplan.output import analysis
+from specplan.parallel.ranks import rank_scenarios
 from specplan.plan import Infeasible, Plan, Spread
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
@@ -27,7 +28,6 @@ from specplan.planner.question import Question
 from specplan.planner.solve import solve_options
 from specplan.planner.space import all_candidates
 from specplan.planner.splits import filled_layers
-from specplan.ranks import rank_scenarios
 from specplan.speed.parallel import SpreadTimer
 
 GIB = 1 << 30

@@ -116,7 +116,7 @@ def test_formula_and_trace_agree_for_the_runtimes_forward(plan: Plan) -> None:
     assert_holds(plan)
 
 
-@settings(max_examples=100)
+@settings(max_examples=300)
 @given(transformers_plans())
 def test_formula_and_trace_agree_for_transformers_forward(plan: Plan) -> None:
     assert_holds(plan)

@@ -89,7 +89,7 @@ class SampledAcceptance:
                 if self._next.get(row) == position:
                     self._sampler.load(logits[offset])
                     self._next[row] = self._judge_row(row, position)
-            del logits  # an int8 head is about to allocate the next tile
+            del logits  # a head that allocates is about to make the next tile
 
     def _judge_row(self, row: int, position: int) -> int | None:
         """The row that was accepted after ``position``, None when the target's own token ends the path."""

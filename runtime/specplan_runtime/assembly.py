@@ -42,7 +42,7 @@ class Assembly(Generic[Work]):
     measured: Mapping[str, int]
 
     def largest_kernel_output(self) -> int:
-        """The most that int8 kernels held outside the plan's places at one time, as counted by the decoders."""
+        """The most that kernels held outside the plan's places at one time, as counted by the decoders."""
         return max(decoder.largest_output_bytes for decoder in self.decoders)
 
 

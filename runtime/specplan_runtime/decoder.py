@@ -80,7 +80,7 @@ class Decoder:
         found: list[int] = []
         for _, logits in self._tiles(work, rows, num_rows):
             found += self._links.best(work, logits[:, : self._num_known(vocab_size)])
-            del logits  # an int8 head is about to allocate the next tile
+            del logits  # a head that allocates is about to allocate the next tile
         return found
 
     def logits(self, work: Workspace, rows: Sequence[int] | None, num_rows: int) -> Iterator[tuple[int, torch.Tensor]]:
@@ -97,7 +97,7 @@ class Decoder:
             for offset, whole in self._links.whole_rows(work, logits):
                 yield start + offset, whole
                 del whole
-            del logits  # an int8 head is about to allocate the next tile
+            del logits  # a head that allocates is about to allocate the next tile
 
     def _tiles(self, work: Workspace, rows: Sequence[int] | None, num_rows: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Logits of this rank's part of the vocabulary."""

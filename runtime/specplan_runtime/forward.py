@@ -36,7 +36,7 @@ class Forward(Protocol[_Work_contra]):
     Attributes:
         arch: the model, or this rank's share of it.
         vocab_size: of the whole model.
-        largest_output_bytes: the most that int8 kernels held outside the plan's places at one time.
+        largest_output_bytes: the most that kernels held outside the plan's places at one time.
     """
 
     arch: ModelArch

@@ -10,6 +10,7 @@ from specplan.engine_memory.budget import EngineBudget, Part
 from specplan.engine_memory.models import Models, models_of
 from specplan.engine_memory.stages import layers_on_device, offloaded
 from specplan.engine_memory.weights import activation_bytes
+from specplan.engine_memory.whole_device import whole_device_budget
 from specplan.plan import ModelInput
 from specplan.provenance import Figure
 
@@ -28,26 +29,15 @@ def llama_cpp_budget(
     models = models_of(serving, target, draft, device, stage)
     if serving.fits_itself and serving.context is None:
         raise CannotTell("--fit on chooses the context while loading: give -c", serving.location)
-    total = int(device.memory_bytes.value)
     sequences = serving.max_sequences.value if serving.max_sequences is not None else 1
     micro = serving.batch_tokens.value if serving.batch_tokens is not None else 512
     cells = llama_cpp_cells(models.context, sequences, serving.unified_kv)
     static = (*models.weight_parts, *_buffers(serving, models, device, sequences, micro))
-    left = total - sum(part.bytes for part in static)
-    return EngineBudget(
-        device_bytes=total,
-        static=static,
-        limit=Figure(total, device.memory_bytes.source, "the memory of the device"),
-        pool=Figure(left, "modelled", "what the device has left"),
-        least_kv_bytes=_kv_bytes(serving, models, cells, sequences, micro),
-        slots=cells,
-        slot_bytes=models.slot_bytes,
-        draft_slot_bytes=models.draft_slot_bytes,
-        priced_draft_slot_bytes=models.draft_slot_bytes,
-        verify=Figure(0, "exact", "reserved while loading"),
-        headroom=0,
-        num_sequences=sequences,
-    )
+    return whole_device_budget(
+        models, device, static,
+        least_kv_bytes=_kv_bytes(serving, models, cells, sequences, micro), slots=cells,
+        verify_is="reserved while loading", num_sequences=sequences,
+    )  # fmt: skip
 
 
 def _buffers(serving: Serving, models: Models, device: DeviceSpec, sequences: int, micro: int) -> tuple[Part, ...]:

@@ -10,6 +10,7 @@ from specplan.engine_memory.budget import EngineBudget, Part
 from specplan.engine_memory.kv import Cache
 from specplan.engine_memory.models import Models
 from specplan.engine_memory.weights import activation_bytes
+from specplan.engine_memory.whole_device import whole_device_budget
 from specplan.provenance import Figure
 
 _FLOAT = 4
@@ -21,25 +22,15 @@ def transformers_budget(serving: Serving, models: Models, device: DeviceSpec) ->
     Raises:
         CannotTell: more than one sequence, which assisted generation refuses.
     """
-    total, context = int(device.memory_bytes.value), models.context
+    context = models.context
     if serving.max_sequences is not None and serving.max_sequences.value != 1:
         raise CannotTell("assisted generation is for one sequence", serving.location)
     static = (*models.weight_parts, Part("CUDA context", device.context_bytes), *_workspace(serving, models))
-    left = total - sum(part.bytes for part in static)
-    return EngineBudget(
-        device_bytes=total,
-        static=static,
-        limit=Figure(total, device.memory_bytes.source, "the memory of the device"),
-        pool=Figure(left, "modelled", "what the device has left"),
-        least_kv_bytes=sum(cache.sequence_bytes(context, context) for _, cache in _caches(models)),
-        slots=context,
-        slot_bytes=models.slot_bytes,
-        draft_slot_bytes=models.draft_slot_bytes,
-        priced_draft_slot_bytes=models.draft_slot_bytes,
-        verify=Figure(0, "exact", "among the workspace"),
-        headroom=0,
-        num_sequences=1,
-    )
+    kv_bytes = sum(cache.sequence_bytes(context, context) for _, cache in _caches(models))
+    return whole_device_budget(
+        models, device, static,
+        least_kv_bytes=kv_bytes, slots=context, verify_is="among the workspace", num_sequences=1,
+    )  # fmt: skip
 
 
 def _workspace(serving: Serving, models: Models) -> tuple[Part, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sympy
 
-from specplan.communicator import Communicator
 from specplan.formulas.functions import RoundUp
 from specplan.formulas.symbols import TABLE
+from specplan.parallel.communicator import Communicator
 from specplan.provenance import Figure
 
 n_g = TABLE.natural("n_g", "captured CUDA graphs")

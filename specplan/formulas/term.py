@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import sympy
 
-from specplan.communicator import Communicator, default_communicator, stage_communicator
 from specplan.device import DeviceSpec
 from specplan.formulas.bind import Value, evaluate
 from specplan.formulas.catalogue import expression
 from specplan.formulas.overheads import GLOO_SEGMENT_BYTES, GRAPH_BYTES, RCCL_BYTES, communicator_values
 from specplan.formulas.system import LOADER_TILE_ELEMENTS
 from specplan.ledger import Owner, Phase
-from specplan.parallelism import Rank
+from specplan.parallel.communicator import Communicator, default_communicator, stage_communicator
+from specplan.parallel.parallelism import Rank
 from specplan.provenance import Source
 from specplan.scenario import Scenario
 

@@ -97,11 +97,12 @@ def ask(
     head_files = None if heads is None else _head_files(heads, target, drafter, share_head, forward)
     if draft_input is not None and drafter == AUTO and (tree is not None or num_draft_nodes is not None):
         drafter = "draft_model"
+    budget_bytes = _budget_bytes(budget, device)
     cards = cards_of(devices, budget) if len(devices) > 1 else ()
     has_heads = drafter == "medusa" or head_files is not None
     ways = splits(target.arch, weights, cards, tensor_parallel, pipeline_parallel, has_heads)
     inputs = PlanInputs(
-        target, draft_input, device, _budget_bytes(budget, device), keep, None, _transformers_version(forward),
+        target, draft_input, device, budget_bytes, keep, None, _transformers_version(forward),
         _host(draft_device), head_files,
     )  # fmt: skip
     space = SearchSpace(
@@ -165,7 +166,7 @@ def _models(
 
 
 def _budget_bytes(budget: int | None, device: DeviceSpec) -> int:
-    """The given budget, or all memory of the device."""
+    """The given budget, or all memory of the device, the smallest one where there are several."""
     memory = int(device.memory_bytes.value)
     if budget is not None and budget > memory:
         there = f"{memory} bytes ({format_bytes(memory)})"

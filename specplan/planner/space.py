@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from specplan.formulas.term import Knobs
-from specplan.parallelism import Parallelism
+from specplan.parallel.parallelism import Parallelism
+from specplan.parallel.ranks import rank_scenarios
 from specplan.planner.acceptance import acceptance_of, draft_agreement, weakened
 from specplan.planner.question import Question
 from specplan.planner.ranks import Share, peak_bytes, shares_of
 from specplan.planner.timing import timing_of
 from specplan.planner.variants import Variant, scenario_of, variants
-from specplan.ranks import rank_scenarios
 from specplan.scenario import Scenario
 from specplan.speculation import Drafter, Speculation
 from specplan.speed.acceptance import Acceptance

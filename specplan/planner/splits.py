@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
 from specplan.errors import InputError, UnsupportedError
-from specplan.parallel_checks import spread_problems
-from specplan.parallelism import DraftPlacement, Parallelism
+from specplan.parallel.checks import spread_problems
+from specplan.parallel.parallelism import DraftPlacement, Parallelism
+from specplan.parallel.ranks import even_layers
 from specplan.planner.question import PUBLISHED_HEADS, Split
 from specplan.planner.ranks import Card
 from specplan.provenance import Figure
-from specplan.ranks import even_layers
 from specplan.speculation import Drafter
 from specplan.speed.work import layer_work
-from specplan.units import format_bytes
 
 _MOST_DEVICES = 64
 
@@ -54,16 +53,7 @@ def devices_of(
 
 
 def cards_of(devices: Sequence[DeviceSpec], budget: int | None) -> tuple[Card, ...]:
-    """Devices with their budgets: the given one on each, or all its memory.
-
-    Raises:
-        InputError: a budget that the smallest of them does not have.
-    """
-    smallest = min(devices, key=lambda device: device.memory_bytes.value)
-    memory = int(smallest.memory_bytes.value)
-    if budget is not None and budget > memory:
-        there = f"{memory} bytes ({format_bytes(memory)})"
-        raise InputError(f"--budget {budget} ({format_bytes(budget)}): {smallest.name} has only {there}")
+    """Devices with their budgets: the given one on each, or all its memory."""
     return tuple(Card(device, budget or int(device.memory_bytes.value)) for device in devices)
 
 

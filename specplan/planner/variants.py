@@ -11,8 +11,8 @@ from specplan.caches.draft_window import windowed
 from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError
 from specplan.heads import Heads, MedusaHeads, published_heads
-from specplan.parallel_checks import can_spread
-from specplan.parallelism import Parallelism
+from specplan.parallel.checks import can_spread
+from specplan.parallel.parallelism import Parallelism
 from specplan.plan import Eagle3Input
 from specplan.planner.acceptance import acceptance_of
 from specplan.planner.question import Question

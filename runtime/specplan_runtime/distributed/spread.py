@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from specplan.errors import UnsupportedError
+from specplan.parallel.ranks import draft_parallelism
 from specplan.plan import Plan
-from specplan.ranks import draft_parallelism
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.distributed.leader import LeadingDecoder
 from specplan_runtime.distributed.ranks import Ranks

@@ -92,5 +92,5 @@ class AutoregressiveDrafter(Generic[Work]):
                 if uniform is not None:
                     self._probs[row, position].copy_(sampler.load(known[offset]))
                 chosen.append(0 if uniform is None else sampler.draw(uniform))
-            del logits, known  # an int8 head is about to allocate the next tile
+            del logits, known  # a head that allocates is about to make the next tile
         return chosen

@@ -154,7 +154,7 @@ def best_tokens(
             best = torch.argmax(known, dim=-1, out=work.argmax[: len(known)])
             candidates[start : start + len(known), rank].copy_(best)
             known.scatter_(1, best[:, None], float("-inf"))
-        del logits, known  # an int8 head is about to allocate the next tile
+        del logits, known  # a head that allocates is about to make the next tile
 
 
 def _depths(shape: Tree) -> Iterator[_Depth]:

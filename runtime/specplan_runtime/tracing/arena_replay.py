@@ -158,4 +158,4 @@ def _sample(work: Workspace, tiles: Iterator[tuple[int, torch.Tensor]]) -> None:
         sampler.load(logits[0])
         sampler.accept(0, None, _half)
         sampler.draw(_half)
-        del logits  # an int8 head is about to allocate the next tile
+        del logits  # a head that allocates is about to make the next tile

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
 from specplan.heads import MedusaHeads
-from specplan.parallelism import Parallelism, Rank
+from specplan.parallel.parallelism import Parallelism, Rank
 from specplan.scenario import Scenario
 
 
@@ -16,7 +16,7 @@ def rank_scenario(whole: Scenario, parallelism: Parallelism, rank: int, device: 
     """One rank's share of a scenario of whole models.
 
     Args:
-        whole: models and workload; ``specplan.parallel_checks`` says which can be spread.
+        whole: models and workload; ``specplan.parallel.checks`` says which can be spread.
         parallelism: how.
         rank: which.
         device: of the rank, where it is not the scenario's.
