@@ -37,6 +37,7 @@ class Family:
         default_epsilon: ``rms_norm_eps`` when the config does not say.
         default_rope_theta: ``rope_theta`` when the config does not say.
         default_rotary_factor: ``partial_rotary_factor`` when the config does not say.
+        default_context: ``max_position_embeddings`` when the config does not say; None: it must.
         default_kv_heads: ``num_key_value_heads`` when the config does not have the field; None: as the attention heads.
         default_head_dim: ``head_dim`` when the config does not have the field; None: hidden_size / heads.
         mlp_bias: True or False where the family fixes it, None where ``mlp_bias`` decides.
@@ -67,6 +68,7 @@ class Family:
     default_epsilon: float = 1e-6
     default_rope_theta: float = 10000.0
     default_rotary_factor: float = 1.0
+    default_context: int | None = None
     default_kv_heads: int | None = None
     default_head_dim: int | None = None
     mlp_bias: bool | None = False
@@ -201,6 +203,7 @@ FAMILIES = {
             "bamba",
             default_epsilon=1e-5,
             default_rotary_factor=0.5,
+            default_context=262144,
             mixer="mamba",
             mlp_bias=None,
             default_kv_heads=8,

@@ -193,6 +193,12 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
         assert arch.moe.norm_topk_prob == theirs.norm_topk_prob
 
 
+def test_releases_of_bamba_that_say_no_context() -> None:
+    config = read_profile("models", "bamba-9b-2t")["config"]
+    assert "max_position_embeddings" not in config
+    assert read(config).max_position_embeddings == AutoConfig.for_model(**config).max_position_embeddings
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "expected"),
     [

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from specplan import planfile
 from specplan.arch import ModelArch
@@ -37,7 +37,7 @@ from specplan.plan import Plan
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
 from specplan.profiles import profile_names, read_profile
-from specplan.quantized.format_tensors import tensor_bytes, tensors
+from specplan.quantized.format_tensors import num_scales, tensor_bytes, tensors
 from specplan.quantized.formats import STORED_FORMATS, StoredFormat
 from specplan.quantized.head_storage import mtp_storage
 from specplan.quantized.matrices import matrix_shapes, num_vector_elements
@@ -157,6 +157,28 @@ def test_deepseek_v3_in_blocks_of_float8() -> None:
     parts = ("latent.", "mlp.", "experts.", "shared.")
     assert found == listed_bytes(arch, STORED_FORMATS["fp8-block"], parts) == 673_150_611_808
     assert 642e9 < found < 689e9  # 688.6 GB are published, multi-token prediction included
+
+
+def test_qwen3_next_in_blocks_of_float8() -> None:
+    """Of Qwen3-Coder-Next, which has the same shape, the hub counts both releases: they differ by the scales."""
+    arch = profile_arch("qwen3-next-80b-a3b-instruct-fp8")
+    assert arch.stored is not None
+    found = evaluate_expression(stored_expression(arch.stored), arch_values(arch) | {"s_v": 2})
+    form, shapes = STORED_FORMATS["fp8-block"], matrix_shapes(arch)
+    parts = ("linear.qkvz", "linear.out", "attention.", "experts.", "shared.")
+    assert found == listed_bytes(arch, form, parts) == 80_372_547_072
+    blocks, _ = arch.stored.formats
+    scales = sum(entry.count * num_scales(form, *shapes[entry.kind]) for entry in blocks.kinds)
+    assert scales == 79_679_212_800 - 79_674_391_296
+
+
+def test_bamba_with_one_scale_for_every_matrix() -> None:
+    """compressed-tensors keeps scales in the model's dtype; the head is ignored."""
+    arch = profile_arch("bamba-9b-fp8")
+    assert arch.stored is not None
+    found = evaluate_expression(stored_expression(arch.stored), arch_values(arch) | {"s_v": 2})
+    form = dataclasses.replace(STORED_FORMATS["fp8"], constants=(("weight_scale", "BF16", (1,)),))
+    assert found == listed_bytes(arch, form, ("mamba.", "attention.", "mlp.")) == 10_832_648_780
 
 
 def with_mtp(name: str, dtype: str) -> dict[str, MemoryItem]:
@@ -355,6 +377,18 @@ def test_a_tensor_that_differs_is_refused_with_both_figures(
         resolve_model(str(folder))
     assert name in str(caught.value)
     assert all(figure in str(caught.value) for figure in what)
+
+
+def test_scales_in_16_bits_and_layers_of_multi_token_prediction_are_known(tmp_path: Path) -> None:
+    """Qwen's releases have both: transformers loads such scales as float32, and drops the layers."""
+    section = {"quant_method": "fp8", "weight_block_size": [64, 32]}
+    whole = write_checkpoint(tmp_path / "float32", section)
+    held = load_file(whole / "model.safetensors")
+    changes = {name: scales.bfloat16() for name, scales in held.items() if name.endswith("weight_scale_inv")}
+    assert changes
+    changes["mtp.layers.0.input_layernorm.weight"] = torch.zeros(128)
+    halved = write_checkpoint(tmp_path / "bfloat16", section, changes=changes)
+    assert item(plan_of(model=str(halved))) == item(plan_of(model=str(whole))) == stored_bytes(whole)
 
 
 def test_a_tied_head_that_is_stored_twice_counts_once(tmp_path: Path) -> None:

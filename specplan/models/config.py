@@ -46,7 +46,7 @@ def read_config(config: Any, where: str) -> ModelArch:
         num_key_value_heads=_key_value_heads(reader, family, heads),
         head_dim=head_dim,
         vocab_size=reader.integer("vocab_size"),
-        max_position_embeddings=reader.integer("max_position_embeddings"),
+        max_position_embeddings=reader.integer("max_position_embeddings", family.default_context),
         tie_word_embeddings=reader.flag("tie_word_embeddings", family.tied_by_default),
         layer_types=layers,
         mlp_types=mlp_types(reader, family),

@@ -32,11 +32,13 @@ class Expected:
         name: full.
         shape: axes of length one do not count.
         num_bytes: as stored.
+        halved: in float32, and files may have 16-bit floats: libraries load both as float32.
     """
 
     name: str
     shape: Shape
     num_bytes: int
+    halved: bool = False
 
 
 def check_stored_tensors(
@@ -61,7 +63,7 @@ def check_stored_tensors(
                 f"{where}: tensor {expected.name} is missing: its quantization_config implies {expected.num_bytes} "
                 f"bytes {list(expected.shape)}"
             )
-        if _squeezed(entry.shape) != _squeezed(expected.shape) or entry.num_bytes != expected.num_bytes:
+        if _squeezed(entry.shape) != _squeezed(expected.shape) or not _holds(entry, expected):
             raise InputError(
                 f"{where}: tensor {expected.name} holds {entry.num_bytes} bytes ({entry.dtype} {list(entry.shape)}), "
                 f"its quantization_config implies {expected.num_bytes} {list(expected.shape)}"
@@ -72,6 +74,10 @@ def check_stored_tensors(
 
 def _squeezed(shape: Shape) -> Shape:
     return tuple(size for size in shape if size != 1)
+
+
+def _holds(entry: TensorEntry, expected: Expected) -> bool:
+    return entry.num_bytes == expected.num_bytes or (expected.halved and entry.dtype in ("BF16", "F16"))
 
 
 def _expected(arch: ModelArch, quantization: Quantization) -> Iterator[Expected]:
@@ -103,10 +109,11 @@ def _names(module: Module) -> list[str]:
 def _quantized(name: str, quantization: Quantization, shape: tuple[int, int], stack: Shape) -> Iterator[Expected]:
     form = quantization.form
     for tensor in tensors(form, *shape):
-        suffix, _, dims = tensor
+        suffix, dtype, dims = tensor
         if suffix not in form.only_in_memory:
             full = name + suffix if suffix.startswith("_") else f"{name}.{suffix}"
-            yield Expected(full, (*stack, *dims), math.prod(stack) * tensor_bytes(form, tensor))
+            halved = quantization.method == "fp8" and dtype == "F32"  # in Qwen's releases, not in DeepSeek's
+            yield Expected(full, (*stack, *dims), math.prod(stack) * tensor_bytes(form, tensor), halved)
 
 
 def _check_rest(
@@ -142,4 +149,5 @@ def _is_ignored(name: str, arch: ModelArch, quantization: Quantization) -> bool:
         name.endswith((*_ENDINGS, *quantization.form.only_in_file, *naming_of(arch).ignored))
         or (arch.tie_word_embeddings and name.startswith(f"{head}."))
         or (layer is not None and int(layer[1]) >= arch.num_hidden_layers)
+        or name.startswith("mtp.")
     )
