@@ -1,4 +1,4 @@
-"""Everything that bench.runtime runs: ways of ours and of transformers to answer the same prompts."""
+"""Everything that bench.runtime runs: ways of ours, of transformers and of flashspec to answer the same prompts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from bench import flashspec_side
 from bench.answers import Answer
 from bench.ours import PLAIN, Models, Seat, Setting, every_operator, plan_of
 from bench.reference import generate, generate_assisted, load_reference
@@ -17,7 +18,7 @@ from specplan.plan import HeadsInput
 from specplan.speculation import Chain, Drafter
 from specplan_runtime.tracing.tracker import StorageTracker
 
-Side = Literal["specplan", "transformers"]
+Side = Literal["specplan", "transformers", "flashspec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +112,33 @@ def _theirs(trial: Trial, device: torch.device) -> Iterator[Contender]:
     def load(reference: str, dtype: str) -> Any:
         return load_reference(resolve_model(reference), getattr(torch, dtype), device)
 
-    def contender(method: str, number: int | None, answer: Callable[[Sequence[int], int], Answer]) -> Contender:
-        numbers = f"γ {number}" if number else ""
-        return Contender("transformers", method, numbers, answer, lambda: None, 0)
-
     target = load(models.target, models.dtype)
-    yield contender("plain", None, partial(generate, target, stop=trial.stop))
+    draft = None if models.draft is None else load(models.draft, models.draft_dtype)
+    yield _other("transformers", "plain", None, partial(generate, target, stop=trial.stop))
     for gamma in trial.gammas:
         lookup = partial(generate, target, stop=trial.stop, prompt_lookup_num_tokens=gamma)
-        yield contender("prompt lookup", gamma, lookup)
-    if models.draft is not None:
-        draft = load(models.draft, models.draft_dtype)
-        for gamma in trial.gammas:
-            yield contender("assisted", gamma, partial(generate_assisted, target, draft, gamma, stop=trial.stop))
+        yield _other("transformers", "prompt lookup", gamma, lookup)
+        if draft is not None:
+            assisted = partial(generate_assisted, target, draft, gamma, stop=trial.stop)
+            yield _other("transformers", "assisted", gamma, assisted)
+    if flashspec_side.installed() and device.type == "cpu":
+        yield from _of_flashspec(trial, target, draft)
+
+
+def _of_flashspec(trial: Trial, target: Any, draft: Any | None) -> Iterator[Contender]:
+    """Around the same models as transformers' ways."""
+
+    def contender(method: str, number: int | None, engine: Any) -> Contender:
+        return _other("flashspec", method, number, partial(flashspec_side.answer, engine, stop=trial.stop))
+
+    for gamma in trial.gammas:
+        yield contender("prompt lookup", gamma, flashspec_side.lookup_engine(target, gamma))
+        if draft is not None:
+            yield contender("draft model", gamma, flashspec_side.model_engine(target, draft, gamma))
+    if draft is not None:
+        yield contender("composite", None, flashspec_side.composite_engine(target, draft))
+
+
+def _other(side: Side, method: str, number: int | None, answer: Callable[[Sequence[int], int], Answer]) -> Contender:
+    """A contender that places nothing beforehand."""
+    return Contender(side, method, f"γ {number}" if number else "", answer, lambda: None, 0)

@@ -1,13 +1,14 @@
-"""Our decoding beside transformers' generate: same numbers, dtype, process and prompts, in turns.
+"""Our decoding beside transformers' and flashspec's: same numbers, dtype, process and prompts, in turns.
 
     python -m bench.runtime --model FILE [--draft FILE] [--heads DIR] [--prompts FILE.jsonl --per-category 2]
 
 Ours: plain decoding, prompt lookup, a draft model, a tree over Medusa heads, each also adaptive, and chains over the
 heads. Transformers': plain ``generate``, prompt lookup, assisted generation with chains of constant length and no
-confidence threshold. Every chain length of --gammas runs once over a category's prompts; the fastest of each method, on
-both sides alike, then runs in --repeats rounds, all methods in turns. Shown are medians and quartiles over rounds, and
-ratios within rounds to transformers' fastest method. Bytes are those of the longest prompt: storages that operators
-create while a text is generated, and for ours the arena without its weights.
+confidence threshold; and flashspec's where it is installed (bench/flashspec_side.py). Every chain length of --gammas
+runs once over a category's prompts; the fastest of each method, on both sides alike, then runs in --repeats rounds, all
+methods in turns. Shown are medians and quartiles over rounds, and ratios within rounds to transformers' fastest method.
+Bytes are those of the longest prompt: storages that operators create while a text is generated, and for ours the arena
+without its weights.
 """
 
 from __future__ import annotations

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+from bench.contenders import Side
 from bench.runtime_report import Conditions, Line
 
-#: Colors that people with color blindness tell apart (Okabe and Ito, 2008): ours, then theirs.
-_OURS = ("#0072B2", "#56B4E9", "#009E73", "#F0E442", "#000000", "#999999", "#44AA99", "#882255")
-_THEIRS = ("#D55E00", "#E69F00", "#CC79A7")
+#: Colors that people with color blindness tell apart: Okabe and Ito (2008), flashspec's and our last ones Tol (2021).
+_COLORS: dict[Side, tuple[str, ...]] = {
+    "specplan": ("#0072B2", "#56B4E9", "#009E73", "#F0E442", "#000000", "#999999", "#44AA99", "#882255"),
+    "transformers": ("#D55E00", "#E69F00", "#CC79A7"),
+    "flashspec": ("#999933", "#AA4499", "#661100"),
+}
 _INCH_PER_BAR, _DPI = 0.22, 120
 
 
@@ -25,8 +29,8 @@ def picture(where: Conditions, lines: Sequence[Line], image_format: str) -> byte
 
     categories = list(dict.fromkeys(line.category for line in lines))
     families = list(dict.fromkeys((line.side, line.method) for line in lines))
-    ours, theirs = iter(_OURS), iter(_THEIRS)
-    colors = {family: next(ours if family[0] == "specplan" else theirs) for family in families}
+    left = {side: iter(colors) for side, colors in _COLORS.items()}
+    colors = {family: next(left[family[0]]) for family in families}
     figure = Figure(figsize=(9.0, 1.5 + _INCH_PER_BAR * len(categories) * (len(families) + 1)), layout="constrained")
     axes = figure.add_subplot()
     for place, family in enumerate(families):
