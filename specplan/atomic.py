@@ -10,6 +10,28 @@ from pathlib import Path
 from specplan.errors import EnvironmentProblem
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Refuse before the work what ``write_atomically`` would refuse after it.
+
+    Args:
+        path: of the file that will be written.
+        option: that names it.
+
+    Raises:
+        EnvironmentProblem: no such folder, or one that may not be written to.
+    """
+    try:
+        resolved = Path(os.path.realpath(path))  # links that go round in a circle are left as they are
+        if resolved.exists() and not resolved.is_file():  # /dev/stdout
+            return
+        found, writable = resolved.parent.is_dir(), os.access(resolved.parent, os.W_OK | os.X_OK)
+    except OSError as error:  # a name that is too long
+        raise EnvironmentProblem(f"{option} {path}: cannot be written: {error}") from None
+    if not found or not writable:
+        reason = "may not be written to" if found else "is not there"
+        raise EnvironmentProblem(f"{option} {path}: the folder {resolved.parent} {reason}")
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write bytes, or text as UTF-8, to ``path`` through a temporary file in the same folder.
 
@@ -19,7 +41,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary: str | None = None
     try:
         data = content.encode("utf-8") if isinstance(content, str) else content
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: there is nothing to replace
             path.write_bytes(data)
             return

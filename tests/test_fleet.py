@@ -20,7 +20,7 @@ from bench.fleet_simulation import Machine, Speeds, simulate
 from specplan.errors import InputError
 from specplan.fleet.demand import Demand, RequestClass
 from specplan.fleet.queueing import Queue, Service
-from specplan.fleet.read import fleet_of, read_fleet
+from specplan.fleet.read import fleet_of
 from specplan.fleet.replica import best_replica
 from specplan.fleet.sizing import Sizing, fleet_from, size
 from specplan.output import fleet as output
@@ -184,14 +184,6 @@ def test_what_makes_no_sense_is_refused_by_its_path(path: str, value: Any, messa
         fleet_of(changed(path, value), "fleet.toml")
     assert message in str(caught.value)
     assert "fleet.toml" in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"\xff", b"[", b"a = 1\na = 2"])
-def test_a_file_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "fleet.toml"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="not TOML"):
-        read_fleet(path)
 
 
 def text_of(fleet: dict[str, Any]) -> str:

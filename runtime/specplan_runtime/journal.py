@@ -124,7 +124,7 @@ class Journal:
     def _json(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             data = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             data = None
         if not isinstance(data, dict):
             raise InputError(f"{self.path}:{number}: not a line of a journal")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import NoReturn
+from io import TextIOWrapper
+from typing import NoReturn, TextIO
 
 import click
 
@@ -75,11 +76,24 @@ def cli() -> None:
 
 def entry_point() -> NoReturn:
     """Run the command line; every failure is one line on stderr."""
+    if isinstance(sys.stdout, TextIOWrapper):  # not every terminal has every letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(_run())
+        code = _run()
     except BrokenPipeError:  # the reader of our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(2)
+        code = 2
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritten(stream)
+    sys.exit(code)
+
+
+def _give_up_unwritten(stream: TextIO | None) -> None:
+    """What a stream could not take, it will not take when the interpreter ends either, which would complain then."""
+    try:
+        if stream is not None:  # closed by the caller
+            stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run() -> int:
@@ -111,5 +125,10 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"specplan: error: {message}", err=True)
+    click.echo(f"specplan: error: {_on_one_line(message)}", err=True)
     return code
+
+
+def _on_one_line(text: str) -> str:
+    """Names may hold line breaks, and what a terminal takes for commands: written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
