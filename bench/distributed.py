@@ -1,6 +1,8 @@
 """Plans over 2 and 4 gloo processes against one process: equal tokens, planned = measured bytes of every rank.
 
     python -m bench.distributed [--batch 1 --batch 8]
+
+Random models of four layers, split in every way, with a draft model's chain, its tree, and prompt lookup.
 """
 
 from __future__ import annotations

@@ -41,11 +41,10 @@ def measure(model: str, drafter: str, context: int, trace: bool) -> dict[str, in
     plan = analyze(ask(model=model, draft=draft, gpu="local", drafter=drafter, **options))
     assert isinstance(plan, Plan)
 
+    import gguf  # noqa: F401 - the loader would import it later
     import torch
 
     from specplan_runtime import Engine, budget
-
-    import gguf  # noqa: F401 - the loader would import it later
 
     with torch.inference_mode():  # starts the thread pool; the library keeps its packing buffers
         for rows in (2, 16, 64):

@@ -118,7 +118,7 @@ class _Decoder:
         value = self.value(declared, data, path)
         for mark in marks:
             if isinstance(mark, Within) and value is not None:
-                span = f"{mark.least:.12g} to {mark.most:.12g}"
+                span = f"{mark.least:.16g} to {mark.most:.16g}"
                 if isinstance(value, tuple):
                     self.expect(mark.least <= len(value) <= mark.most, f"a list of {span} entries", data, path)
                 else:

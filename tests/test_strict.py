@@ -79,7 +79,7 @@ def test_what_was_encoded_is_decoded(whole: Whole) -> None:
 def test_what_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="a.toml: not TOML"):
+    with pytest.raises(InputError, match=r"a\.toml: not TOML"):
         read_toml(path, "file", 1 << 20)
 
 

@@ -82,16 +82,15 @@ def entry_point() -> NoReturn:
         code = _run()
     except BrokenPipeError:  # the reader of our output went away
         code = 2
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # not those that the caller closed
         _give_up_unwritten(stream)
     sys.exit(code)
 
 
-def _give_up_unwritten(stream: TextIO | None) -> None:
+def _give_up_unwritten(stream: TextIO) -> None:
     """What a stream could not take, it will not take when the interpreter ends either, which would complain then."""
     try:
-        if stream is not None:  # closed by the caller
-            stream.flush()
+        stream.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

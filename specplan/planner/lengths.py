@@ -38,7 +38,8 @@ def lengths(
 ) -> Lengths:
     """What the options say together; a chat of turns of 256 tokens, half of them given, where they say nothing.
 
-    Without a number there are as many turns as fit the context; the few tokens that are left over count as given, as a system prompt is.
+    Without a number there are as many turns as fit the context; the few tokens that are left over count as given, as a
+    system prompt is.
 
     Args:
         trained: tokens that the target was trained for: the default context is no longer, and at most 4096.

@@ -178,7 +178,9 @@ def _rank_seconds(rank: Scenario, owner: Literal["target", "draft"], each: Pass,
     if not place.has_head:
         return seconds + link.send_seconds(hidden)
     pairs = _floats(each.tile_rows * _PAIR_BYTES)
-    heads: Times = each.num_tiles * (timer.tile_seconds(each.tile_rows) + link.gather_seconds(place.tensor_parallel, pairs))
+    heads: Times = each.num_tiles * (
+        timer.tile_seconds(each.tile_rows) + link.gather_seconds(place.tensor_parallel, pairs)
+    )
     return seconds + heads
 
 

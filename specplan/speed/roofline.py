@@ -46,8 +46,8 @@ class Pass:
     rows: Rows
     batch_size: int
     context: int
-    head_rows: Rows
-    logits_rows: Rows
+    head_rows: Rows = 0
+    logits_rows: Rows = 1
     num_layers: int | None = None
 
     @property
