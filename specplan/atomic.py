@@ -21,15 +21,19 @@ def check_writable(path: Path, option: str) -> None:
         EnvironmentProblem: no such folder, or one that may not be written to.
     """
     try:
-        resolved = Path(os.path.realpath(path))  # links that go round in a circle are left as they are
-        if resolved.exists() and not resolved.is_file():  # /dev/stdout
+        if _takes_bytes(path):
             return
-        found, writable = resolved.parent.is_dir(), os.access(resolved.parent, os.W_OK | os.X_OK)
+        folder = Path(os.path.realpath(path)).parent
+        found, writable = folder.is_dir(), os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:  # a name that is too long
-        raise EnvironmentProblem(f"{option} {path}: cannot be written: {error}") from None
+        raise EnvironmentProblem(f"{option} {path}: cannot be written: {error.strerror or error}") from None
     if not found or not writable:
-        reason = "may not be written to" if found else "is not there"
-        raise EnvironmentProblem(f"{option} {path}: the folder {resolved.parent} {reason}")
+        raise EnvironmentProblem(f"{option} {path}: {folder} {'may not be written to' if found else 'is not there'}")
+
+
+def _takes_bytes(path: Path) -> bool:
+    """/dev/stdout, a pipe: there is nothing to replace."""
+    return path.exists() and not path.is_file()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -41,10 +45,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary: str | None = None
     try:
         data = content.encode("utf-8") if isinstance(content, str) else content
-        path = Path(os.path.realpath(path))
-        if path.exists() and not path.is_file():  # /dev/stdout, a pipe: there is nothing to replace
+        if _takes_bytes(path):
             path.write_bytes(data)
             return
+        path = Path(os.path.realpath(path))  # links that go round in a circle stay as they are
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -163,5 +164,6 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave the journal for a later run."""
-        self._file.close()
+        """Leave the journal for a later run; what a full disk did not take was an error before."""
+        with contextlib.suppress(OSError):
+            self._file.close()

@@ -80,7 +80,7 @@ def entry_point() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run()
-    except BrokenPipeError:  # the reader of our output went away
+    except OSError:  # the reader of our output went away, or there is no place even for what went wrong
         code = 2
     for stream in filter(None, (sys.stdout, sys.stderr)):  # not those that the caller closed
         _give_up_unwritten(stream)
@@ -97,15 +97,12 @@ def _give_up_unwritten(stream: TextIO) -> None:
 
 def _run() -> int:
     try:
-        result = cli.main(standalone_mode=False)
+        result = _command()
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except SpecplanError as error:
         return _fail(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
     except click.ClickException as error:
         return _fail(error.format_message().replace("\n", " "), 2)
     except (click.Abort, KeyboardInterrupt):
@@ -121,6 +118,14 @@ def _run() -> int:
         return _fail(
             f"internal error, please report it: {type(error).__name__}: {error} (SPECPLAN_TRACEBACK=1 shows where)", 2
         )
+
+
+def _command() -> object:
+    try:
+        return cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
 
 
 def _fail(message: str, code: int) -> int:
