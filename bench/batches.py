@@ -31,6 +31,7 @@ _HOPELESS_GAMMA = 4
 
 
 def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--draft")
@@ -144,6 +145,7 @@ class Bench:
 
 
 def main() -> None:
+    """Print the tables of both parts, or of the one that was asked for."""
     options = arguments()
     bench = Bench(options)
     batches = bench.batches() if options.only != "adaptive" else []

@@ -50,6 +50,7 @@ class Configuration:
 
 
 def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--draft")
@@ -66,6 +67,7 @@ def arguments() -> argparse.Namespace:
 
 
 def configurations(options: argparse.Namespace) -> list[Configuration]:
+    """Plain decoding, and the chains that were asked for."""
     drafter: Drafter = "draft_model" if options.draft else "ngram"
     found = [Configuration("none", 0), *(Configuration(drafter, g) for g in _numbers(options.gammas))]
     found += [Configuration("early_exit", g) for g in _numbers(options.early_exit)]
@@ -79,6 +81,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def calibrate(options: argparse.Namespace, folder: Path) -> None:
+    """Run ``specplan calibrate`` on the prompts of the comparison; profiles go to the user's folder."""
     prompts = folder / "prompts.jsonl"
     lines = (json.dumps({"category": kind, "prompt": text}) for kind, text in PROMPTS[: options.prompts])
     prompts.write_text("\n".join(lines))
@@ -90,6 +93,7 @@ def calibrate(options: argparse.Namespace, folder: Path) -> None:
 
 
 def plan_of(options: argparse.Namespace, configuration: Configuration, **lengths: Any) -> Plan:
+    """The planner's plan for one configuration: nothing but its chain is searched."""
     drafter, gamma = configuration.drafter, configuration.gamma
     draft = options.draft if drafter == "draft_model" else None
     layers: dict[str, Any] = {}
@@ -118,6 +122,7 @@ def engine_of(options: argparse.Namespace, widest: Configuration) -> Engine:
 
 
 def tokens_per_s(engine: Engine, configuration: Configuration, prompts: list[list[int]], tokens: int) -> float:
+    """Measured speed of one configuration over all prompts, in the memory of an engine that holds the longest chain."""
     speculation = dataclasses.replace(engine.plan.speculation, shape=Chain(configuration.gamma))
     engine.plan = dataclasses.replace(engine.plan, speculation=speculation)
     known = {"none": NoDrafter(), "ngram": NgramDrafter(1)}
@@ -152,11 +157,13 @@ def predict(options: argparse.Namespace, wanted: list[Configuration], prompts: l
 
 
 def picked(wanted: list[Configuration], speeds: list[float], among: Callable[[Configuration], bool]) -> int:
+    """The fastest configuration by ``speeds`` among some: its index."""
     chosen = [index for index, configuration in enumerate(wanted) if among(configuration)]
     return max(chosen, key=lambda index: speeds[index])
 
 
 def report(wanted: list[Configuration], predicted: list[float], measured: list[float]) -> None:
+    """Print predicted beside measured speeds, how far they are apart, and what the planner takes of each drafter."""
     rows = [
         [c.drafter, c.gamma, f"{p:.2f}", f"{m:.2f}", f"{p / m:.3f}"]
         for c, p, m in zip(wanted, predicted, measured, strict=True)
@@ -176,6 +183,7 @@ def report(wanted: list[Configuration], predicted: list[float], measured: list[f
 
 
 def main() -> None:
+    """Calibrate unless profiles are given, predict, measure, report."""
     options = arguments()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.profiles or Path(temporary)

@@ -1,6 +1,8 @@
 """Plans over 2 and 4 gloo processes against one process: equal tokens, planned = measured bytes of every rank.
 
-python bench/distributed.py
+    python -m bench.distributed [--batch 1 --batch 8]
+
+Random models of four layers, split in every way, with a draft model's chain, its tree, and prompt lookup.
 """
 
 from __future__ import annotations
@@ -16,14 +18,12 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "runtime")]
-
-from specplan.parallel.parallelism import Parallelism  # noqa: E402
-from specplan.plan import Plan  # noqa: E402
-from specplan_runtime.engine import Engine  # noqa: E402
-from specplan_runtime.text import Tokenizer  # noqa: E402
-from tests.rank_helpers import finish, model_folder, save_plan, start, with_tokenizer, write_prompts  # noqa: E402
-from tests.runtime_helpers import perturbed, plan_for, serve  # noqa: E402
+from specplan.parallel.parallelism import Parallelism
+from specplan.plan import Plan
+from specplan_runtime.engine import Engine
+from specplan_runtime.text import Tokenizer
+from tests.rank_helpers import finish, model_folder, save_plan, start, with_tokenizer, write_prompts
+from tests.runtime_helpers import perturbed, plan_for, serve
 
 _PROMPTS = [" ".join("abcdefghijklmnopqrstuvwxyz"[first : first + 2 + first % 7]) for first in range(10)]
 _NEW_TOKENS = 24

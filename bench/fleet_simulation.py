@@ -67,7 +67,7 @@ def speeds_of(question: FleetQuestion, replica: Replica, full: bool) -> Speeds:
     demand, plan, rows = question.demand, replica.plan, replica.num_rows
     asked = ask(
         gpu=replica.cards.gpu, num_gpus=replica.num_cards, context=demand.context, batch_size=rows,
-        **question.deployment,
+        **question.deployment.options,
     )  # fmt: skip
 
     def passes(each: RequestClass, busy: int) -> tuple[float, float]:
@@ -77,12 +77,12 @@ def speeds_of(question: FleetQuestion, replica: Replica, full: bool) -> Speeds:
         return pass_times(asked, plan, workload)
 
     def step(busy: int) -> float:
-        tokens = ((each, each.share * each.new_tokens) for each in demand.classes)
+        tokens = ((each, each.share * each.new_tokens) for each in demand.requests)
         return sum(weight * passes(each, busy)[0] for each, weight in tokens) / demand.mean_new_tokens
 
     last = step(rows)
     steps = [last if full else step(busy) for busy in range(1, rows + 1)]
-    prefills = [passes(each, rows)[1] for each in demand.classes]
+    prefills = [passes(each, rows)[1] for each in demand.requests]
     return Speeds([0.0, *steps], prefills, plan.estimate.mean_accepted_length.value)
 
 
@@ -92,7 +92,7 @@ def simulate(demand: Demand, machines: Sequence[Machine], num_requests: int) -> 
     clock, arrivals = 0.0, deque[tuple[float, int]]()
     for _ in range(num_requests):
         clock += draw.expovariate(demand.rate_per_s)
-        arrivals.append((clock, draw.choices(range(len(demand.classes)), [c.share for c in demand.classes])[0]))
+        arrivals.append((clock, draw.choices(range(len(demand.requests)), [c.share for c in demand.requests])[0]))
     line: deque[tuple[float, int]] = deque()
     waits: list[float] = []
     number = itertools.count()
@@ -123,7 +123,7 @@ def advance(
     if line and len(machine.left) < machine.rows:
         arrived, kind = line.popleft()
         waits.append(now - arrived)
-        machine.left.append(float(demand.classes[kind].new_tokens))
+        machine.left.append(float(demand.requests[kind].new_tokens))
         return machine.speeds.prefill_s[kind]
     if not machine.left:
         return None
@@ -133,6 +133,7 @@ def advance(
 
 
 def main() -> None:
+    """Print waits by the formula beside those of both simulations, load by load."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fleet", type=Path)
     parser.add_argument("--requests", type=int, default=20_000)

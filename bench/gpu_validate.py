@@ -191,6 +191,7 @@ def fuzz_allocator(num_sequences: int, steps: int, seed: int) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the parts that were asked for; 1 when any of them differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fuzz", type=int, metavar="N", default=0, help="part one: N random sequences of requests")
     parser.add_argument("--steps", type=int, default=400, help="steps of each sequence")

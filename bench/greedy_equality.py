@@ -53,6 +53,7 @@ def engine_for(model: str, drafter: Drafter, gamma: int | None, batch_size: int)
 
 
 def main() -> int:
+    """Print one line for every drafter and γ; 1 when any token differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--tokens", type=int, default=64)

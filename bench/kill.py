@@ -162,6 +162,7 @@ def _undisturbed(work: Work, log: IO[bytes]) -> tuple[list[str], float, float]:
 
 
 def main() -> None:
+    """Kill jobs and chats in turns, print one line for each kill, exit with 1 on any difference."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--kills", type=int, default=50)

@@ -62,6 +62,7 @@ _DECIMALS = 6
 
 
 def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=PROFILES)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -82,6 +83,7 @@ def arguments() -> argparse.Namespace:
 
 
 def outputs_of(options: argparse.Namespace, target: ModelInput) -> list[traces.Output]:
+    """The target's greedy outputs: those that were kept, or new ones, which are kept then."""
     if options.outputs.exists():
         return traces.load(options.outputs)
     asked = traces.questions(options.questions, Tokenizer(target), options.per_category, options.max_prompt_tokens)
@@ -234,6 +236,7 @@ def write(profile: AcceptanceProfile, folder: Path) -> None:
 
 
 def main() -> None:
+    """Write the profiles, and print for a pair what they predict beside replays."""
     options = arguments()
     if options.command == "medusa":
         for profile in medusa_profiles(json.loads(options.accuracies.read_text())):

@@ -102,10 +102,12 @@ class _Cache:
         self._pairs = pairs
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Append to the keys and values of a layer; returns all of them."""
         own_keys, own_values = self._pairs[layer]
         return own_keys.cat(keys, dim=2), own_values.cat(values, dim=2)
 
     def get_seq_length(self, *_: Any) -> int:
+        """Tokens that are cached."""
         return int(self._pairs[0][0].current_length)
 
 

@@ -55,6 +55,7 @@ class Run:
 
 
 def main() -> int:
+    """Ask every peer that is installed every question, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venvs", type=Path, default=Path(".peers"), help="folder with one environment a peer")
     parser.add_argument(
@@ -133,6 +134,7 @@ def run_peer(peer: Peer, question: Question, venvs: Path, home: Path, extra: Seq
 
 
 def run_specplan(*arguments: str) -> Run:
+    """``specplan analyze --format json`` in a process of its own, timed."""
     command = [sys.executable, "-m", "specplan", "analyze", "--context", str(CONTEXT), "--dtype", "float16"]
     return run([*command, *arguments, "--format", "json"], dict(os.environ))
 
@@ -181,6 +183,7 @@ def ask(peer: Peer, question: Question, venvs: Path, home: Path, repeats: int) -
 
 
 def row(name: str, version: str, gib: float, question: Question, seconds: float) -> list[str]:
+    """One line of a table: a total beside the exact bytes."""
     error = gib - question.exact_gib
     return [
         name,

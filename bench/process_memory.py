@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import weakref
 from typing import Any
 
 from tabulate import tabulate
@@ -42,61 +41,34 @@ def measure(model: str, drafter: str, context: int, trace: bool) -> dict[str, in
     plan = analyze(ask(model=model, draft=draft, gpu="local", drafter=drafter, **options))
     assert isinstance(plan, Plan)
 
+    import gguf  # noqa: F401 - the loader would import it later
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
 
     from specplan_runtime import Engine, budget
-
-    class Tracker(TorchDispatchMode):
-        live = peak = 0
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            known = {
-                leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
-            }
-            out = func(*args, **(kwargs or {}))
-            for leaf in tree_leaves(out):
-                if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
-                    storage = leaf.untyped_storage()
-                    if storage._cdata not in known and storage not in self.seen:
-                        self.seen.add(storage)
-                        self.live += storage.nbytes()
-                        self.peak = max(self.peak, self.live)
-                        weakref.finalize(storage, self.free, storage.nbytes())
-            return out
-
-        def free(self, num_bytes: int) -> None:
-            self.live -= num_bytes
-
-    import gguf  # noqa: F401 - the loader would import it later
 
     with torch.inference_mode():  # starts the thread pool; the library keeps its packing buffers
         for rows in (2, 16, 64):
             torch.mm(torch.ones(49152, 576), torch.ones(576, rows))
             torch.mm(torch.ones(rows, 576), torch.ones(49152, 576).t())
     before = budget.process_bytes("VmRSS")
-    tracker = Tracker()
     engine = Engine(plan)
     prompt = list(range(1000, 1200))
     if not trace:
         engine.generate(prompt, 48)
         return {"before": before or 0, "high_water": budget.process_bytes("VmHWM") or 0}
-    with tracker:  # what loading leaves is the arena; from here on nothing may be added to it
-        tracker.live = tracker.peak = engine.own.layout.arena.block.nbytes  # type: ignore[union-attr]
+    from specplan_runtime.tracing.tracker import StorageTracker
+
+    with StorageTracker() as tracker:  # what loading leaves is the arena; from here on nothing may be added to it
         engine.generate(prompt, 48)
     return {
         "owned": plan.ledger.owned_bytes,
-        "traced": tracker.peak,
+        "traced": engine.own.layout.arena.block.nbytes + tracker.peak_bytes,  # type: ignore[union-attr]
         "staging": plan.ledger.by_name()["load_staging"].bytes,
     }
 
 
 def main() -> int:
+    """Print planned, traced and process bytes of every drafter; 1 when they are further apart than the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--context", type=int, default=2048)

@@ -1,6 +1,8 @@
 """Kill a random rank at a random moment, many times: all processes end, one message, finished prompts on disk.
 
-python bench/rank_kill.py [--times 20] [--seed 0]
+    python -m bench.rank_kill [--times 20] [--seed 0]
+
+Every job runs over four or two ranks; a kill comes up to 1.5 s after its second prompt is done.
 """
 
 from __future__ import annotations
@@ -15,10 +17,8 @@ from pathlib import Path
 
 import click
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "runtime")]
-
-from specplan.parallel.parallelism import Parallelism  # noqa: E402
-from tests.rank_helpers import children_of, finish, model_folder, save_plan, start, write_prompts  # noqa: E402
+from specplan.parallel.parallelism import Parallelism
+from tests.rank_helpers import children_of, finish, model_folder, save_plan, start, write_prompts
 
 _LIMIT_S = 30.0
 _SPLITS = (Parallelism(2, (4,)), Parallelism(1, (2, 2), draft_rank=1), Parallelism(2, (2, 2), draft_rank=2))

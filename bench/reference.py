@@ -63,12 +63,13 @@ class _Streamer(BaseStreamer):
         self._clock, self._prompt_seen = clock, False
 
     def put(self, value: torch.Tensor) -> None:
+        """Tokens of a step."""
         if self._prompt_seen:
             self._clock.emitted(value.numel())
         self._prompt_seen = True
 
     def end(self) -> None:
-        pass
+        """The text is done."""
 
 
 def generate(model: Any, prompt: Sequence[int], tokens: int, stop: Sequence[int] = (), **options: Any) -> Answer:

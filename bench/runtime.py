@@ -47,6 +47,7 @@ class Kept:
 
 
 def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--draft")
@@ -97,6 +98,7 @@ def measure(everyone: list[Contender], category: str, prompts: list[list[int]], 
 
 
 def conditions(options: argparse.Namespace, num_prompts: int) -> Conditions:
+    """What is compared, and on which machine and versions."""
     import transformers
 
     names = [Path(name).name for name in (options.model, options.draft, options.heads) if name]
@@ -107,6 +109,7 @@ def conditions(options: argparse.Namespace, num_prompts: int) -> Conditions:
 
 
 def main() -> None:
+    """Measure all contenders, print the tables, write the files that were asked for."""
     options = arguments()
     if options.plot:
         plot_format(options.plot)  # refused before minutes of work

@@ -84,6 +84,7 @@ def search_row(text: str, repeats: int) -> list[str]:
 
 
 def main() -> None:
+    """Print seconds of whole processes, then configurations per second of the search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats

@@ -10,6 +10,32 @@ from pathlib import Path
 from specplan.errors import EnvironmentProblem
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Refuse before the work what ``write_atomically`` would refuse after it.
+
+    Args:
+        path: of the file that will be written.
+        option: that names it.
+
+    Raises:
+        EnvironmentProblem: no such folder, or one that may not be written to.
+    """
+    try:
+        if _takes_bytes(path):
+            return
+        folder = Path(os.path.realpath(path)).parent
+        found, writable = folder.is_dir(), os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:  # a name that is too long
+        raise EnvironmentProblem(f"{option} {path}: cannot be written: {error.strerror or error}") from None
+    if not found or not writable:
+        raise EnvironmentProblem(f"{option} {path}: {folder} {'may not be written to' if found else 'is not there'}")
+
+
+def _takes_bytes(path: Path) -> bool:
+    """/dev/stdout, a pipe: there is nothing to replace."""
+    return path.exists() and not path.is_file()
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write bytes, or text as UTF-8, to ``path`` through a temporary file in the same folder.
 
@@ -19,10 +45,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary: str | None = None
     try:
         data = content.encode("utf-8") if isinstance(content, str) else content
-        path = path.resolve()
-        if path.exists() and not path.is_file():  # /dev/stdout, a pipe: there is nothing to replace
+        if _takes_bytes(path):
             path.write_bytes(data)
             return
+        path = Path(os.path.realpath(path))  # links that go round in a circle stay as they are
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from specplan.atomic import write_atomically
+from specplan.atomic import check_writable, write_atomically
 from specplan.errors import EnvironmentProblem, InputError
 from specplan.json_input import read_json
 from specplan.strict import canonical, decode, encode
@@ -49,12 +49,27 @@ def save(kind: Kind, name: str, profile: Any, folder: Path | None = None) -> Pat
         EnvironmentProblem: the folder or the file cannot be written.
     """
     path = profile_path(kind, name, folder)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot make {path.parent}: {error.strerror or error}") from error
+    _make(path.parent)
     write_atomically(path, canonical(encode(profile)))
     return path
+
+
+def prepare(folder: Path | None = None) -> None:
+    """Make the folder of all kinds before anything is measured for it.
+
+    Raises:
+        EnvironmentProblem: it cannot be made or written to.
+    """
+    root = folder or user_folder()
+    _make(root)
+    check_writable(root / "acceptance", "--output-dir")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot make {folder}: {error.strerror or error}") from error
 
 
 def load(path: Path, cls: type[T], schema_version: int) -> T:

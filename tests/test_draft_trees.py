@@ -23,6 +23,7 @@ from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
 from specplan.planner.space import all_candidates
 from specplan.speculation import Chain, Tree
+from specplan.speed.roofline import Pass
 from specplan.speed.steps import draft_seconds
 from specplan.speed.timer import modelled
 from specplan_runtime.drafters.branching import BranchingDrafter
@@ -426,10 +427,9 @@ def test_a_step_drafts_once_per_depth() -> None:
         pruned = tree.pruned(size)
         widths = [sum(len(path) == depth for path in pruned.inner.rows) for depth in range(pruned.depth)]
         each = [
-            timing.draft.pass_seconds(
-                rows=width, batch_size=1, context=scenario.workload.mean_context, logits_rows=min(8, width),
-                head_rows=width,
-            ) for width in widths
+            timing.draft.pass_seconds(Pass(
+                rows=width, batch_size=1, context=scenario.workload.mean_context, logits_rows=8, head_rows=width,
+            )) for width in widths
         ]  # fmt: skip
         assert found[size - 1] == pytest.approx(float(sum(each)))
 

@@ -24,6 +24,7 @@ OPTIONS = ("context", "turns", "turn_tokens", "prompt_tokens", "new_tokens")
         ({"context": 100}, (100, 50, 1, True)),
         ({"context": 1}, (1, 0, 1, True)),
         # turns
+        ({"turns": 3}, (768, 384, 3, True)),
         ({"context": 1000, "turns": 4}, (1000, 500, 4, False)),
         ({"context": 1000, "turn_tokens": 100}, (1000, 500, 10, False)),
         ({"context": 1000, "turn_tokens": 300}, (1000, 550, 3, False)),  # 100 left over, as a system prompt
@@ -65,7 +66,6 @@ def test_the_default_context_is_what_the_model_was_trained_for_at_most_4096() ->
         ({"turn_tokens": 0}, ["--turn-tokens 0"]),
         ({"prompt_tokens": -1}, ["--prompt-tokens -1", "0 to"]),
         ({"new_tokens": 0}, ["--new-tokens 0"]),
-        ({"turns": 3}, ["--turns 3", "--turn-tokens", "--context"]),
         ({"prompt_tokens": 9}, ["--prompt-tokens 9", "--new-tokens", "--context"]),
         ({"new_tokens": 9}, ["--new-tokens 9", "--prompt-tokens", "--context"]),
         ({"new_tokens": 9, "turns": 2}, ["--new-tokens 9", "--context"]),

@@ -20,7 +20,7 @@ from specplan.formulas.term import Knobs
 from specplan.planner.space import Candidates
 from specplan.speculation import Tree
 from specplan.speed.acceptance import Acceptance
-from specplan.speed.roofline import pass_seconds
+from specplan.speed.roofline import Pass, pass_seconds
 from specplan.trees import find_tree
 from specplan_runtime.tracing.tracker import StorageTracker
 
@@ -145,10 +145,8 @@ def test_the_reference_by_hand() -> None:
 
 def test_stages_together_are_the_whole_model() -> None:
     scenario = specmemo_70b.scenario(4, None)
-    seconds = pass_seconds(
-        scenario.target, scenario.device, "float16", "float16",
-        rows=4, batch_size=4, context=scenario.workload.mean_context, logits_rows=4, head_rows=4,
-    )  # fmt: skip
+    each = Pass(rows=4, batch_size=4, context=scenario.workload.mean_context, logits_rows=4, head_rows=4)
+    seconds = pass_seconds(scenario.target, scenario.device, "float16", "float16", each)
     assert specmemo_70b.step_seconds(scenario) == pytest.approx(float(seconds), rel=0.01)
     assert specmemo_70b.step_seconds(scenario) > float(seconds)
     assert specmemo_70b.parallelism().stage_layers == (10,) * 8

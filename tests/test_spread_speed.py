@@ -15,7 +15,7 @@ from specplan.provenance import Figure
 from specplan.scenario import Scenario
 from specplan.speed.links import TOKENS_S, Link, slowest_link
 from specplan.speed.parallel import SpreadTimer
-from specplan.speed.roofline import pass_seconds
+from specplan.speed.roofline import Pass, pass_seconds
 from specplan.speed.steps import prefill_seconds, step_seconds
 from tests.conftest import tiny_arch
 from tests.test_ranks import whole
@@ -66,11 +66,10 @@ def test_micro_batches_hide_stages_behind_each_other() -> None:
     scenario = dataclasses.replace(whole(arch, batch_size=64, drafter="ngram"), device=device)
     whole_pass, part = (
         float(
-            pass_seconds(
-                arch, device, "float32", "float32",
+            pass_seconds(arch, device, "float32", "float32", Pass(
                 rows=sequences * 33, batch_size=sequences, context=scenario.workload.mean_context,
                 logits_rows=64, head_rows=sequences * 33,
-            )
+            ))
         )
         for sequences in (64, 16)
     )  # fmt: skip

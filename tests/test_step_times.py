@@ -18,6 +18,7 @@ from specplan.plan import Plan
 from specplan.planner.analyze import analyze
 from specplan.planner.space import all_candidates
 from specplan.speed import step_times
+from specplan.speed.roofline import Pass
 from specplan.speed.step_times import STEP_TIMES_VERSION, StepTimeTable, load_step_times
 from specplan.speed.timer import RooflineTimer, TableTimer, step_timer
 from specplan.user_profiles import FOLDER_VARIABLE, load, profile_path, save
@@ -75,7 +76,7 @@ def test_noise_never_makes_more_rows_cheaper(noise: list[float], batch: int, con
     layers = tuple(tuple(tuple(1e-3 * n for n in noise) for _ in CONTEXTS) for _ in BATCHES)
     rows = np.arange(1, 40) * batch
     found = timer(layer_s=layers, spread=0.9).pass_seconds(
-        rows=rows, batch_size=batch, context=context, logits_rows=64, head_rows=rows
+        Pass(rows=rows, batch_size=batch, context=context, logits_rows=64, head_rows=rows)
     )
     assert (np.diff(found) >= -1e-15).all()
     assert (found > 0).all()
@@ -96,10 +97,10 @@ def test_beyond_the_grid_it_scales_as_the_roofline(rows: int, batch: int, contex
     model = roofline()
     edge_rows, edge_batch, edge_context = min(rows, 8), min(batch, 4), min(max(context, 16), 256)
     inside = step_times.layer_seconds(table(), rows=np.array([edge_rows]), batch_size=edge_batch, context=edge_context)
-    ratio = model.layer_seconds(rows=total, batch_size=batch, context=context) / model.layer_seconds(
-        rows=edge_rows * edge_batch, batch_size=edge_batch, context=edge_context
-    )
-    found = timer().pass_seconds(rows=total, batch_size=batch, context=context, logits_rows=1, head_rows=1)
+    each = Pass(rows=total, batch_size=batch, context=context, logits_rows=1, head_rows=1)
+    edge = dataclasses.replace(each, rows=edge_rows * edge_batch, batch_size=edge_batch, context=edge_context)
+    ratio = model.layer_seconds(each) / model.layer_seconds(edge)
+    found = timer().pass_seconds(each)
     np.testing.assert_allclose(found, inside[0] * ratio + 1e-4, rtol=1e-12)
     assert timer().source(rows=total, batch_size=batch, context=context) == "modelled"
 
@@ -110,8 +111,8 @@ def test_inside_the_grid_it_is_measured() -> None:
 
 
 def test_each_tile_of_the_head_counts() -> None:
-    one = timer().pass_seconds(rows=8, batch_size=1, context=64, logits_rows=8, head_rows=8)
-    four = timer().pass_seconds(rows=8, batch_size=1, context=64, logits_rows=2, head_rows=8)
+    tile = Pass(rows=8, batch_size=1, context=64, logits_rows=8, head_rows=8)
+    one, four = (timer().pass_seconds(each) for each in (tile, dataclasses.replace(tile, logits_rows=2)))
     np.testing.assert_allclose(four - one, 4 * 2e-4 - 5e-4, rtol=1e-9)
 
 
@@ -119,10 +120,11 @@ def test_a_depth_without_its_own_table_is_a_share_of_the_whole() -> None:
     whole = timer()
     prefix = table(num_layers=1, layer_s=tuple(tuple((7e-3,) * 4 for _ in CONTEXTS) for _ in BATCHES))
     both = TableTimer({2: table(), 1: prefix}, roofline())
-    point: dict[str, Any] = {"rows": 1, "batch_size": 1, "context": 64, "logits_rows": 1, "head_rows": 1}
-    np.testing.assert_allclose(both.pass_seconds(num_layers=1, **point), 7e-3 + 1e-4)
+    point = Pass(rows=1, batch_size=1, context=64, logits_rows=1, head_rows=1)
+    first = dataclasses.replace(point, num_layers=1)
+    np.testing.assert_allclose(both.pass_seconds(first), 7e-3 + 1e-4)
     assert both.source(rows=1, batch_size=1, context=64, num_layers=1) == "measured"
-    assert whole.pass_seconds(num_layers=1, **point) < whole.pass_seconds(**point)
+    assert whole.pass_seconds(first) < whole.pass_seconds(point)
 
 
 def test_a_table_is_of_one_model() -> None:
@@ -138,10 +140,11 @@ def test_a_precision_that_was_not_measured_is_scaled_and_modelled(dtype: str, kv
     model, point = roofline(), {"rows": 4, "batch_size": 1, "context": 64}
     asked = dataclasses.replace(model, dtype=dtype, kv_dtype=kv_dtype)
     found = step_timer(asked, "0" * 64, [table()])
-    ratio = asked.layer_seconds(**point) / model.layer_seconds(**point)
+    each = Pass(**point, logits_rows=1, head_rows=1)
+    ratio = asked.layer_seconds(each) / model.layer_seconds(each)
     head = 1e-4 * asked.tile_seconds(1) / model.tile_seconds(1)
     inside = step_times.layer_seconds(table(), rows=np.array([4]), batch_size=1, context=64)
-    np.testing.assert_allclose(found.pass_seconds(**point, logits_rows=1, head_rows=1), inside[0] * ratio + head)
+    np.testing.assert_allclose(found.pass_seconds(each), inside[0] * ratio + head)
     assert found.source(**point) == "modelled"
     assert "scaled" in found.reference
     own = step_timer(asked, "0" * 64, [table(), table(dtype=dtype, kv_dtype=kv_dtype)])
@@ -158,9 +161,8 @@ def test_the_planner_prefers_the_table_and_says_so() -> None:
     question = tiny_question(drafters=("none", "ngram"), max_speculative_tokens=3, context=128)
     measured = dataclasses.replace(question, step_times=(table(kv_dtype="float32"),))
     plain, drafted = all_candidates(measured)
-    seconds = timer().pass_seconds(
-        rows=1, batch_size=1, context=question.workload.mean_context, logits_rows=2, head_rows=1
-    )
+    context = question.workload.mean_context
+    seconds = timer().pass_seconds(Pass(rows=1, batch_size=1, context=context, logits_rows=2, head_rows=1))
     np.testing.assert_allclose(plain.tokens_per_s, 1 / (seconds + 1e-5))
     plan = analyze(measured)
     assert isinstance(plan, Plan)

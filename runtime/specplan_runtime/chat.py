@@ -88,6 +88,8 @@ def _first_kept(tokenizer: Tokenizer, messages: list[Message], first: int, most_
 
 
 def _turns() -> Iterator[str]:
+    if sys.stdin is None:  # closed by the caller
+        return
     interactive = sys.stdin.isatty()
     while True:
         if interactive:

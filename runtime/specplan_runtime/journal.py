@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -124,7 +125,7 @@ class Journal:
     def _json(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             data = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             data = None
         if not isinstance(data, dict):
             raise InputError(f"{self.path}:{number}: not a line of a journal")
@@ -163,5 +164,6 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave the journal for a later run."""
-        self._file.close()
+        """Leave the journal for a later run; what a full disk did not take was an error before."""
+        with contextlib.suppress(OSError):
+            self._file.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from specplan.atomic import write_atomically
+from specplan.atomic import check_writable, write_atomically
 from specplan.errors import InputError
 from specplan.plan import Plan
 from specplan.planfile import plan_sha256
@@ -89,8 +89,9 @@ def _run(plan: Plan, options: RunOptions, ranks: Ranks | None) -> None:
     with nullcontext() if ranks is None else ranks.together():
         if options.max_new_tokens < 1:
             raise InputError(f"--max-new-tokens {options.max_new_tokens}: expected at least 1")
-        if options.report is not None and not options.report.resolve().parent.is_dir():
-            raise InputError(f"--report {options.report}: no such folder")
+        for option, path in (("--report", options.report), ("--transcript", options.transcript)):
+            if path is not None:
+                check_writable(path, option)
         texts = _read_prompts(options)
         journal = _journal(plan, texts, options)
         tokenizer = Tokenizer(plan.inputs.target)
@@ -219,8 +220,6 @@ def _journal(plan: Plan, texts: list[str], options: RunOptions) -> Journal | Non
         return None
     if options.prompts is None or options.baseline:
         raise InputError("--output is for --prompts without --baseline")
-    if options.output.resolve() == options.prompts.resolve():
-        raise InputError(f"--output {options.output}: is the file of prompts")
     settings = (options.raw, options.max_new_tokens, options.params)
     return Journal(options.output, job_id(plan_sha256(plan), texts, settings), len(texts))
 
@@ -254,7 +253,7 @@ def read_prompts(path: Path) -> list[tuple[str | None, str]]:
         InputError: a file without prompts, or a line that is not one; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # strings of JSON may hold other line breaks
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read prompts: {error}") from None
     found = [_prompt_of(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
@@ -267,7 +266,7 @@ def _prompt_of(line: str, where: str) -> tuple[str | None, str]:
     """Category, and the ``prompt`` of a JSON object or the first of its ``turns``."""
     try:
         data: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{where}: not JSON") from None
     if isinstance(data, dict):
         turns = data.get("turns")

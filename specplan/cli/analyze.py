@@ -57,7 +57,7 @@ def analyze(fleet: Path | None, output: Path | None, plot: Path | None, output_f
             raise InputError("--gpu any ranks devices: --output and --plot need one of them")
         return _rank(output_format, options)
     from specplan import planfile
-    from specplan.atomic import write_atomically
+    from specplan.atomic import check_writable, write_atomically
     from specplan.output import analysis
     from specplan.output.plot import frontier_picture, plot_format
     from specplan.plan import Plan
@@ -65,6 +65,11 @@ def analyze(fleet: Path | None, output: Path | None, plot: Path | None, output_f
     from specplan.planner.ask import ask
 
     image_format = None if plot is None else plot_format(plot)
+    if output is not None and output == plot:
+        raise InputError(f"--output and --plot {plot}: one file cannot be both")
+    for option, path in (("--output", output), ("--plot", plot)):
+        if path is not None:
+            check_writable(path, option)
     result = answer(ask(**options))
     fits = isinstance(result, Plan)
     # files first: the answer is on stdout only once they are safe

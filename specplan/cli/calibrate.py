@@ -57,6 +57,7 @@ def calibrate(device: str, output_dir: Path | None, output_format: str, **option
     chosen = calibration.default_rows(asked) if rows is None else _rows(rows)
     measured = calibration.CalibrationOptions(chosen, max_new_tokens, repeats)
     questions = questions_of(prompts, asked.workload.context - max_new_tokens)
+    user_profiles.prepare(output_dir)
     result = calibration.calibrate(asked, questions, measured, _told)
     files = [user_profiles.save("step-times", table.name, table, output_dir) for table in result.tables]
     files += [user_profiles.save("acceptance", profile.name, profile, output_dir) for profile in result.acceptance]

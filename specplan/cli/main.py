@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import NoReturn
+from io import TextIOWrapper
+from typing import NoReturn, TextIO
 
 import click
 
@@ -75,24 +76,33 @@ def cli() -> None:
 
 def entry_point() -> NoReturn:
     """Run the command line; every failure is one line on stderr."""
+    if isinstance(sys.stdout, TextIOWrapper):  # not every terminal has every letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(_run())
-    except BrokenPipeError:  # the reader of our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(2)
+        code = _run()
+    except OSError:  # the reader of our output went away, or there is no place even for what went wrong
+        code = 2
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # not those that the caller closed
+        _give_up_unwritten(stream)
+    sys.exit(code)
+
+
+def _give_up_unwritten(stream: TextIO) -> None:
+    """What a stream could not take, it will not take when the interpreter ends either, which would complain then."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run() -> int:
     try:
-        result = cli.main(standalone_mode=False)
+        result = _command()
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except SpecplanError as error:
         return _fail(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
     except click.ClickException as error:
         return _fail(error.format_message().replace("\n", " "), 2)
     except (click.Abort, KeyboardInterrupt):
@@ -110,6 +120,19 @@ def _run() -> int:
         )
 
 
+def _command() -> object:
+    try:
+        return cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+
+
 def _fail(message: str, code: int) -> int:
-    click.echo(f"specplan: error: {message}", err=True)
+    click.echo(f"specplan: error: {_on_one_line(message)}", err=True)
     return code
+
+
+def _on_one_line(text: str) -> str:
+    """Names may hold line breaks, and what a terminal takes for commands: written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -59,6 +59,7 @@ def run(plan: Path, **options: Any) -> None:
         raise InputError("give exactly one of --prompt, --prompts and --chat")
     if options["chat"] and options["baseline"]:
         raise InputError("--baseline needs --prompt or --prompts: a chat cannot be replayed")
+    _check_files(plan, options)
     if not options["chat"] and (options["transcript"] is not None or options["when_full"] != "stop"):
         raise InputError("--transcript and --when-full are for --chat")
     options["drop_oldest"] = options.pop("when_full") == "drop"
@@ -78,6 +79,21 @@ def run(plan: Path, **options: Any) -> None:
     sampling = {name: options.pop(name) for name in ("temperature", "top_k", "top_p", "seed")}
     loaded = with_weights(loaded, options.pop("model"), options.pop("draft"), options.pop("heads"))
     session.run(loaded, session.RunOptions(params=session.SamplingParams(**sampling), **options))
+
+
+def _check_files(plan: Path, options: dict[str, Any]) -> None:
+    """Nothing that is read is written over, and no file is two."""
+    kept = {os.path.realpath(plan): "the plan"}
+    if options["prompts"] is not None:
+        kept[os.path.realpath(options["prompts"])] = "the file of prompts"
+    for name in ("output", "transcript", "report"):
+        path: Path | None = options[name]
+        if path is None or (path.exists() and not path.is_file()):  # /dev/stdout may be several
+            continue
+        real = os.path.realpath(path)
+        if real in kept:
+            raise InputError(f"--{name} {path}: is {kept[real]}")
+        kept[real] = f"--{name}"
 
 
 def _launch(parallelism: Parallelism) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
@@ -77,8 +78,8 @@ def deployment_files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        for child in sorted(path.rglob("*")):
-            parts = child.relative_to(path).parts
-            hidden = any(part.startswith(".") or part in _LEFT_OUT for part in parts[:-1])
-            if not hidden and reader_of(child.name) is not None and child.is_file():
-                yield child
+        found: list[Path] = []
+        for folder, folders, names in os.walk(path):  # passes over what it may not read, or what has gone meanwhile
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in _LEFT_OUT]
+            found += [Path(folder, name) for name in names if reader_of(name) is not None]
+        yield from (child for child in sorted(found) if child.is_file())

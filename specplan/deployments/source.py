@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from specplan.errors import InputError
+from specplan.input_file import read_file
 
 #: Deployments are written by people.
 MAX_FILE_BYTES = 4 << 20
@@ -51,18 +52,7 @@ class Source:
         Raises:
             InputError: missing, too large, not UTF-8.
         """
-        try:
-            if path.exists() and not path.is_file():
-                raise InputError(f"{path}: is not a regular file")
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise InputError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except ValueError:  # a null byte
-            raise InputError(f"{str(path)!r} is not the name of a file") from None
+        data = read_file(path, "deployment", MAX_FILE_BYTES)
         try:
             text = data.decode()
         except UnicodeDecodeError:

@@ -83,7 +83,7 @@ def best_replica(question: FleetQuestion, cards: Cards) -> Replica | None:
         InputError: a deployment that makes no sense on the cards, however many.
     """
     best, refusals = None, []
-    for num_cards in cards.per_replica:
+    for num_cards in sorted(cards.per_replica):
         try:
             found = _best_of(question, cards, num_cards)
         except InputError as error:
@@ -97,7 +97,7 @@ def best_replica(question: FleetQuestion, cards: Cards) -> Replica | None:
 
 
 def _best_of(question: FleetQuestion, cards: Cards, num_cards: int) -> Replica | None:
-    best, least = None, question.demand.least_tokens_per_s or 0.0
+    best, least = None, question.demand.least_tokens_per_s
     for rows in _batches(question.max_batch):
         found = _replica(question, cards, num_cards, rows)
         if found is None:  # more rows need more bytes
@@ -118,24 +118,24 @@ def _replica(question: FleetQuestion, cards: Cards, num_cards: int, rows: int) -
     typical = _typical(demand)
     asked = ask(
         gpu=cards.gpu, context=demand.context, batch_size=rows, turns=1,
-        prompt_tokens=demand.context - typical.new_tokens, num_gpus=num_cards, **question.deployment,
+        prompt_tokens=demand.context - typical.new_tokens, num_gpus=num_cards, **question.deployment.options,
     )  # fmt: skip
     plan = analyze(asked)
     if not isinstance(plan, Plan):
         return None
-    alone = [_alone(asked, plan, each) for each in demand.classes]
+    alone = [_alone(asked, plan, each) for each in demand.requests]
     times = _beside_others(demand, alone, rows)
     total = np.array([each.total_s for each in times])
-    shares = np.array([each.share for each in demand.classes])
+    shares = np.array([each.share for each in demand.requests])
     mean = float(shares @ total)
     variance = float(shares @ (total - mean) ** 2)
-    speeds = [each.new_tokens / time.decode_s for each, time in zip(demand.classes, times, strict=True)]
+    speeds = [each.new_tokens / time.decode_s for each, time in zip(demand.requests, times, strict=True)]
     return Replica(cards, num_cards, plan, tuple(times), Service(mean, variance / mean**2), min(speeds))
 
 
 def _typical(demand: Demand) -> RequestClass:
     """The class whose answers take the most steps altogether: the search is done for it."""
-    return max(demand.classes, key=lambda each: each.share * each.new_tokens)
+    return max(demand.requests, key=lambda each: each.share * each.new_tokens)
 
 
 def _alone(asked: Question, plan: Plan, request: RequestClass) -> RequestTime:
@@ -168,7 +168,7 @@ def _beside_others(demand: Demand, alone: list[RequestTime], rows: int) -> list[
     With all rows busy, each of the other rows takes one new prompt in while a request is answered, in the mean: its
     decoding is longer by (rows - 1) mean prefills, shared out by the length of the answer.
     """
-    pairs = list(zip(demand.classes, alone, strict=True))
+    pairs = list(zip(demand.requests, alone, strict=True))
     prefill = sum(each.share * time.prefill_s for each, time in pairs)
     decode = sum(each.share * time.decode_s for each, time in pairs)
     stretch = 1 + (rows - 1) * prefill / decode

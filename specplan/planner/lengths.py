@@ -19,7 +19,7 @@ class Lengths:
         context: all of them.
         prompt_tokens: those that are given.
         num_turns: prompts with their answers.
-        assumed: turns and prompts were not given.
+        assumed: prompts and answers were not described.
     """
 
     context: int
@@ -38,7 +38,8 @@ def lengths(
 ) -> Lengths:
     """What the options say together; a chat of turns of 256 tokens, half of them given, where they say nothing.
 
-    There are as many turns as fit the context; the few tokens that are left over count as given, as a system prompt is.
+    Without a number there are as many turns as fit the context; the few tokens that are left over count as given, as a
+    system prompt is.
 
     Args:
         trained: tokens that the target was trained for: the default context is no longer, and at most 4096.
@@ -52,7 +53,8 @@ def lengths(
         InputError: a number out of range, or numbers that contradict each other.
     """
     _check_ranges(context, turns, turn_tokens, prompt_tokens, new_tokens)
-    assumed = turns is None and turn_tokens is None and prompt_tokens is None and new_tokens is None
+    described = turn_tokens is not None or prompt_tokens is not None or new_tokens is not None
+    assumed = not described and (turns is None or context is None)
     if prompt_tokens is not None and new_tokens is not None:
         both = prompt_tokens + new_tokens
         if turn_tokens not in (None, both):
@@ -105,14 +107,14 @@ def _context(
     """The context that turns need, and how many they are."""
     if turn_tokens is not None:
         return (turns or 1) * turn_tokens, turns or 1
-    missing = {
-        "--prompt-tokens": (prompt_tokens, "--new-tokens, "),
-        "--new-tokens": (new_tokens, "--prompt-tokens, "),
-        "--turns": (turns, ""),
-    }
-    for option, (value, other) in missing.items():
+    for option, value, other in (
+        ("--prompt-tokens", prompt_tokens, "--new-tokens"),
+        ("--new-tokens", new_tokens, "--prompt-tokens"),
+    ):
         if value is not None:
-            raise InputError(f"{option} {value}: say also {other}--turn-tokens or --context")
+            raise InputError(f"{option} {value}: say also {other}, --turn-tokens or --context")
+    if turns is not None:
+        return turns * _DEFAULT_TURN_TOKENS, turns
     return min(trained, _DEFAULT_CONTEXT), None
 
 

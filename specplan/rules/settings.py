@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specplan.errors import InputError
 from specplan.rules.checking import Options
+from specplan.strict import decode
+from specplan.toml_input import read_toml
 
-_KEYS = ("gpu", "select", "ignore", "baseline")
+_MAX_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What a file may say: the options of ``check`` of the same names."""
+
+    gpu: str | None = None
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    baseline: str | None = None
 
 
 def with_settings(options: Options, folder: Path) -> Options:
@@ -22,36 +34,26 @@ def with_settings(options: Options, folder: Path) -> Options:
     for name, keys in (("specplan.toml", ("check",)), ("pyproject.toml", ("tool", "specplan"))):
         path = folder / name
         if path.is_file():
-            options = _filled(options, _table(path, keys), f"{name}: [{'.'.join(keys)}]", folder)
+            where = f"{name}: [{'.'.join(keys)}]"
+            found = decode(_Settings, _table(path, keys, where), where, defaults=True)
+            options = _filled(options, found, folder)
     return options
 
 
-def _table(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        data: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not TOML: {error}") from None
+def _table(path: Path, keys: tuple[str, ...], where: str) -> Any:
+    data: Any = read_toml(path, "settings", _MAX_BYTES)
     for key in keys:
-        data = data.get(key, {}) if isinstance(data, dict) else {}
-    return data if isinstance(data, dict) else {}
+        data = data.get(key, {})
+        if not isinstance(data, dict):
+            raise InputError(f"{where}: {key} must be a table")
+    return data
 
 
-def _filled(options: Options, table: dict[str, Any], where: str, folder: Path) -> Options:
-    for key in table:
-        if key not in _KEYS:
-            raise InputError(f"{where}: unknown key {key}: one of {', '.join(_KEYS)}")
-    for key in ("gpu", "baseline"):
-        if not isinstance(table.get(key, ""), str):
-            raise InputError(f"{where}: {key} must be a string")
-    for key in ("select", "ignore"):
-        value = table.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(code, str) for code in value):
-            raise InputError(f"{where}: {key} must be a list of strings")
-    baseline = table.get("baseline")
+def _filled(options: Options, found: _Settings, folder: Path) -> Options:
     return dataclasses.replace(
         options,
-        gpu=options.gpu or table.get("gpu"),
-        select=options.select or tuple(table.get("select", ())),
-        ignore=options.ignore or tuple(table.get("ignore", ())),
-        baseline=options.baseline or (folder / baseline if baseline else None),
+        gpu=options.gpu or found.gpu,
+        select=options.select or found.select,
+        ignore=options.ignore or found.ignore,
+        baseline=options.baseline or (folder / found.baseline if found.baseline else None),
     )

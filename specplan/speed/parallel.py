@@ -21,34 +21,13 @@ from specplan.provenance import Source
 from specplan.scenario import Scenario
 from specplan.speculation import Drafter
 from specplan.speed.links import TOKENS_S, Link, slowest_link
-from specplan.speed.roofline import Rows, Times
+from specplan.speed.roofline import Pass, Rows, Times
 from specplan.speed.steps import Ints, draft_seconds
 from specplan.speed.timer import RooflineTimer, Timing, modelled
 
 REFERENCE = "roofline of each stage, links of the device profiles, pipeline as in GPipe, sums in a ring"
 #: The best token of a row, and its logit.
 _PAIR_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """Passes over a model, one for every configuration.
-
-    Attributes:
-        rows: tokens of each.
-        sequences: that they are of.
-        head_rows: rows that need logits.
-        logits_rows: of them at one time.
-        context: tokens in each sequence's cache.
-        num_layers: layers that run; all of them when None.
-    """
-
-    rows: Ints
-    sequences: int
-    head_rows: Ints
-    logits_rows: Ints
-    context: int
-    num_layers: int | None = None
 
 
 class SpreadTimer:
@@ -80,8 +59,8 @@ class SpreadTimer:
         prompt = -(-workload.prompt_tokens // workload.num_turns)
         if prompt == 0:
             return np.zeros(len(prefill_chunk))
-        one, rows, chunks = np.ones_like(prefill_chunk), np.minimum(prefill_chunk, prompt), -(-prompt // prefill_chunk)
-        each = Pass(rows, 1, one, one, workload.mean_context)
+        rows, chunks = np.minimum(prefill_chunk, prompt), -(-prompt // prefill_chunk)
+        each = Pass(rows=rows, batch_size=1, context=workload.mean_context, head_rows=1, logits_rows=1)
         stages = self._stages("target", each)
         seconds = np.sum(stages, axis=0) + (chunks - 1) * np.max(stages, axis=0)
         if self._whole.draft is not None:
@@ -94,7 +73,8 @@ class SpreadTimer:
         sequences = -(-self._whole.workload.batch_size // parts)
         rows = sequences * (gamma + 1)
         context = self._whole.workload.mean_context
-        stages = self._stages("target", Pass(rows, sequences, rows, np.minimum(logits_rows, rows), context))
+        each = Pass(rows=rows, batch_size=sequences, context=context, head_rows=rows, logits_rows=logits_rows)
+        stages = self._stages("target", each)
         result: Times = np.sum(stages, axis=0) + (parts - 1) * np.max(stages, axis=0)
         return result
 
@@ -122,13 +102,7 @@ class SpreadTimer:
             for rank in self._ranks
             if rank.draft is not None
         ]
-        slowest: Times = np.max([
-            timer.pass_seconds(
-                rows=each.rows, batch_size=each.sequences, context=each.context,
-                logits_rows=each.logits_rows, head_rows=each.head_rows,
-            )
-            for timer in timers
-        ], axis=0)  # fmt: skip
+        slowest: Times = np.max([timer.pass_seconds(each) for timer in timers], axis=0)
         return slowest
 
     def target_pass(self, each: Pass) -> Times:
@@ -146,7 +120,7 @@ class SpreadTimer:
         gathering = heads.num_heads * heads.topk * self._link.gather_seconds(self._parallelism.tensor_parallel, pairs)
         return draft_seconds(rank, modelled(rank), gamma, logits_rows) + gathering
 
-    def _stages(self, owner: Literal["target", "draft"], each: Pass) -> list[Times]:
+    def _stages(self, owner: Literal["target", "draft"], each: Pass) -> Times:
         """Every stage of a model for one micro-batch, handing it on included; of a stage its slowest rank."""
         parts = self._parallelism.tensor_parallel
         stages = []
@@ -154,7 +128,7 @@ class SpreadTimer:
             ranks = self._ranks[stage * parts : (stage + 1) * parts]
             alike = [rank for index, rank in enumerate(ranks) if all(rank.device != r.device for r in ranks[:index])]
             stages.append(np.max([_rank_seconds(rank, owner, each, self._link) for rank in alike], axis=0))
-        return stages
+        return np.stack(np.broadcast_arrays(*stages))  # those without a head do not depend on its tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,20 +148,8 @@ class SpreadPasses:
         """Where its times come from."""
         return REFERENCE
 
-    def pass_seconds(
-        self,
-        *,
-        rows: Rows,
-        batch_size: int,
-        context: int,
-        logits_rows: Rows,
-        head_rows: Rows,
-        num_layers: int | None = None,
-    ) -> Times:
-        """Modelled seconds of one pass."""
-        counts = (np.asarray(count, dtype=np.int64) for count in (rows, head_rows, logits_rows))
-        num_rows, num_heads, tile = np.broadcast_arrays(*counts)
-        each = Pass(num_rows, batch_size, num_heads, tile, context, num_layers)
+    def pass_seconds(self, each: Pass) -> Times:
+        """Modelled seconds."""
         return self.timer.target_pass(each) if self.owner == "target" else self.timer.draft_pass(each)
 
     def source(self, *, rows: int, batch_size: int, context: int, num_layers: int | None = None) -> Source:
@@ -208,24 +170,22 @@ def _rank_seconds(rank: Scenario, owner: Literal["target", "draft"], each: Pass,
     else:
         assert rank.draft is not None
         timer = RooflineTimer(rank.draft, rank.device, workload.draft_dtype, workload.draft_kv_dtype)
-    seconds = timer.layer_seconds(
-        rows=each.rows, batch_size=each.sequences, context=each.context, num_layers=each.num_layers
-    )
+    seconds = timer.layer_seconds(each)
     element = float_bytes(weight_format(timer.dtype, timer.arch.stored).compute_dtype)
     hidden = _floats(each.rows * timer.arch.hidden_size * element)
     sums = _sums(timer.arch, each.num_layers) + place.has_embedding
     seconds = seconds + sums * link.sum_seconds(place.tensor_parallel, hidden)
     if not place.has_head:
         return seconds + link.send_seconds(hidden)
-    tile = np.minimum(each.head_rows, each.logits_rows)
-    tiles = -(-each.head_rows // tile)
-    pairs = _floats(tile * _PAIR_BYTES)
-    heads: Times = tiles * (timer.tile_seconds(tile) + link.gather_seconds(place.tensor_parallel, pairs))
+    pairs = _floats(each.tile_rows * _PAIR_BYTES)
+    heads: Times = each.num_tiles * (
+        timer.tile_seconds(each.tile_rows) + link.gather_seconds(place.tensor_parallel, pairs)
+    )
     return seconds + heads
 
 
-def _floats(num_bytes: Ints) -> Times:
-    return num_bytes.astype(np.float64)
+def _floats(num_bytes: Rows) -> Times:
+    return np.asarray(num_bytes, dtype=np.float64)
 
 
 def _sums(arch: ModelArch, num_layers: int | None) -> int:

@@ -5,6 +5,8 @@ Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009. The efficiencies are 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,59 +30,60 @@ Times = npt.NDArray[np.float64]
 Amounts = float | npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 
-def pass_seconds(
-    arch: ModelArch,
-    device: DeviceSpec,
-    dtype: str,
-    kv_dtype: str,
-    *,
-    rows: Rows,
-    batch_size: int,
-    context: int,
-    logits_rows: Rows,
-    head_rows: Rows,
-    num_layers: int | None = None,
-) -> Times:
-    """Time of one pass over ``rows`` rows, modelled: its layers, then its head.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pass:
+    """A pass over a model, or with arrays one pass for every configuration.
+
+    Attributes:
+        rows: tokens in the pass, all sequences together.
+        batch_size: sequences in the pass, each reading its own cache.
+        context: tokens in each sequence's cache.
+        head_rows: rows that need logits.
+        logits_rows: of them in one tile of the head: each tile reads the head's weights again.
+        num_layers: layers that run; all of them when None.
+    """
+
+    rows: Rows
+    batch_size: int
+    context: int
+    head_rows: Rows = 0
+    logits_rows: Rows = 1
+    num_layers: int | None = None
+
+    @property
+    def tile_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of a tile of the head, at least one."""
+        return np.maximum(1, np.minimum(self.head_rows, self.logits_rows))
+
+    @property
+    def num_tiles(self) -> npt.NDArray[np.int64]:
+        """Tiles of the head."""
+        return -(-np.asarray(self.head_rows) // self.tile_rows)
+
+
+def pass_seconds(arch: ModelArch, device: DeviceSpec, dtype: str, kv_dtype: str, each: Pass) -> Times:
+    """Time of a pass, modelled: its layers, then its head.
 
     Args:
         arch: the model.
         device: bandwidth, FLOP/s and launch time.
         dtype: weight format.
         kv_dtype: format of the cache.
-        rows: tokens in the pass, all sequences together.
-        batch_size: sequences in the pass, each reading its own cache.
-        context: tokens in each sequence's cache.
-        logits_rows: rows per tile of the head: each tile reads the head's weights again.
-        head_rows: rows that need logits.
-        num_layers: layers that run; all of them when None.
+        each: the pass.
     """
-    layers = layer_seconds(
-        arch, device, dtype, kv_dtype, rows=rows, batch_size=batch_size, context=context, num_layers=num_layers
-    )
-    tiles = -(-np.asarray(head_rows) // np.asarray(logits_rows))
-    head = head_seconds(arch, device, dtype, tiles=tiles, rows=head_rows, tile_rows=np.minimum(head_rows, logits_rows))
-    return layers + head
+    head = head_seconds(arch, device, dtype, tiles=each.num_tiles, rows=each.head_rows, tile_rows=each.tile_rows)
+    return layer_seconds(arch, device, dtype, kv_dtype, each) + head
 
 
-def layer_seconds(
-    arch: ModelArch,
-    device: DeviceSpec,
-    dtype: str,
-    kv_dtype: str,
-    *,
-    rows: Rows,
-    batch_size: int,
-    context: int,
-    num_layers: int | None = None,
-) -> Times:
+def layer_seconds(arch: ModelArch, device: DeviceSpec, dtype: str, kv_dtype: str, each: Pass) -> Times:
     """Time of a pass without its head; arguments as of ``pass_seconds``."""
-    layers = arch.num_hidden_layers if num_layers is None else num_layers
+    rows = np.asarray(each.rows)
+    layers = arch.num_hidden_layers if each.num_layers is None else each.num_layers
     weights = weight_format(dtype, arch.stored)
     per_element = element_bytes(arch, weights)
-    work = layer_work(arch, layers, context)
+    work = layer_work(arch, layers, each.context)
     # a pass of many rows visits more experts, in the mean of independent choices
-    visited = work.num_experts * (1 - (1 - work.num_experts_per_tok / work.num_experts) ** np.asarray(rows))
+    visited = work.num_experts * (1 - (1 - work.num_experts_per_tok / work.num_experts) ** rows)
     moved = work.matrix_elements * per_element.layers + visited * work.expert_elements * per_element.experts
     active = work.matrix_elements + work.num_experts_per_tok * work.expert_elements
     cache = cache_format(kv_dtype, float_bytes(weights.compute_dtype))
@@ -90,9 +93,9 @@ def layer_seconds(
     seconds = _stage_seconds(
         device,
         weights,
-        moved_bytes=moved + batch_size * cache_bytes,
-        flop=np.asarray(rows) * (2.0 * active + 4.0 * work.score_elements),
-        rows=np.asarray(rows),
+        moved_bytes=moved + each.batch_size * cache_bytes,
+        flop=rows * (2.0 * active + 4.0 * work.score_elements),
+        rows=rows,
     )
     launching: Times = seconds + (layers * KERNELS_PER_LAYER + KERNELS_PER_PASS) * device.kernel_launch_s.value
     return launching

@@ -10,7 +10,7 @@ from specplan.dtypes import float_bytes, weight_format
 from specplan.heads import MedusaHeads, head_layer
 from specplan.scenario import Scenario
 from specplan.speculation import Chain, Tree
-from specplan.speed.roofline import BANDWIDTH_EFFICIENCY, Times, pass_seconds
+from specplan.speed.roofline import BANDWIDTH_EFFICIENCY, Pass, Times, pass_seconds
 from specplan.speed.timer import StepTimer, Timing, modelled
 
 Ints = npt.NDArray[np.int64]
@@ -48,9 +48,8 @@ def verify_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows:
     workload, batch = scenario.workload, scenario.workload.batch_size
     rows = batch * (gamma + 1)
     return timing.target.pass_seconds(
-        rows=rows, batch_size=batch, context=workload.mean_context,
-        logits_rows=np.minimum(logits_rows, rows), head_rows=rows,
-    )  # fmt: skip
+        Pass(rows=rows, batch_size=batch, context=workload.mean_context, head_rows=rows, logits_rows=logits_rows)
+    )
 
 
 def draft_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints) -> Times:
@@ -69,10 +68,9 @@ def draft_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: 
     layers = speculation.num_exit_layers if exits_early else None
     if isinstance(speculation.shape, Tree):
         return _branching_seconds(timer, speculation.shape, batch, context, layers, gamma, logits_rows)
-    each = timer.pass_seconds(
-        rows=batch, batch_size=batch, context=context, logits_rows=np.minimum(logits_rows, batch), head_rows=batch,
-        num_layers=layers,
-    )  # fmt: skip
+    each = timer.pass_seconds(Pass(
+        rows=batch, batch_size=batch, context=context, head_rows=batch, logits_rows=logits_rows, num_layers=layers,
+    ))  # fmt: skip
     if speculation.draft_device == "host":
         moved = batch * scenario.target.vocab_size * _PROBABILITY_BYTES
         each = each + moved / scenario.device.link_bandwidth_bytes_per_s.value
@@ -86,10 +84,9 @@ def _branching_seconds(
     seconds: Times = np.zeros(len(gamma))
     for width in draft_widths(tree)[gamma].T:
         rows = batch * np.maximum(1, width)
-        each = timer.pass_seconds(
-            rows=rows, batch_size=batch, context=context, logits_rows=np.minimum(logits_rows, rows), head_rows=rows,
-            num_layers=layers,
-        )  # fmt: skip
+        each = timer.pass_seconds(Pass(
+            rows=rows, batch_size=batch, context=context, head_rows=rows, logits_rows=logits_rows, num_layers=layers,
+        ))  # fmt: skip
         seconds = seconds + np.where(width > 0, each, 0.0)
     return seconds
 
@@ -118,10 +115,8 @@ def _head_seconds(scenario: Scenario) -> Times:
     assert heads is not None
     assert not isinstance(heads, MedusaHeads)
     compute = weight_format(workload.dtype, target.stored).compute_dtype
-    return pass_seconds(
-        head_layer(heads, target), scenario.device, compute, workload.kv_dtype,
-        rows=batch, batch_size=batch, context=workload.mean_context, logits_rows=batch, head_rows=batch,
-    )  # fmt: skip
+    each = Pass(rows=batch, batch_size=batch, context=workload.mean_context, head_rows=batch, logits_rows=batch)
+    return pass_seconds(head_layer(heads, target), scenario.device, compute, workload.kv_dtype, each)
 
 
 def prefill_seconds(scenario: Scenario, prefill_chunk: Ints, timing: Timing | None = None) -> Times:
@@ -140,7 +135,6 @@ def prefill_seconds(scenario: Scenario, prefill_chunk: Ints, timing: Timing | No
     rows = np.minimum(prefill_chunk, prompt)
     passes = workload.num_turns * -(-prompt // prefill_chunk)
     models = [timing.target] if timing.draft is None else [timing.target, timing.draft]
-    context = workload.mean_context
-    each = [m.pass_seconds(rows=rows, batch_size=1, context=context, logits_rows=1, head_rows=1) for m in models]
-    result: Times = passes * np.sum(each, axis=0)
+    each = Pass(rows=rows, batch_size=1, context=workload.mean_context, head_rows=1, logits_rows=1)
+    result: Times = passes * np.sum([model.pass_seconds(each) for model in models], axis=0)
     return result

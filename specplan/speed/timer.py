@@ -15,7 +15,7 @@ from specplan.provenance import Source
 from specplan.scenario import Scenario
 from specplan.speculation import Drafter
 from specplan.speed import roofline, step_times
-from specplan.speed.roofline import Rows, Times
+from specplan.speed.roofline import Pass, Rows, Times
 from specplan.speed.step_times import StepTimeTable
 
 ROOFLINE = "roofline over the device profile, efficiencies assumed"
@@ -28,17 +28,8 @@ class StepTimer(Protocol):
     def reference(self) -> str:
         """Where its times come from."""
 
-    def pass_seconds(
-        self,
-        *,
-        rows: Rows,
-        batch_size: int,
-        context: int,
-        logits_rows: Rows,
-        head_rows: Rows,
-        num_layers: int | None = None,
-    ) -> Times:
-        """Seconds of one pass; arguments as of ``roofline.pass_seconds``."""
+    def pass_seconds(self, each: Pass) -> Times:
+        """Seconds of a pass."""
 
     def source(self, *, rows: int, batch_size: int, context: int, num_layers: int | None = None) -> Source:
         """Whether the time of such a pass is measured, or modelled."""
@@ -67,29 +58,13 @@ class RooflineTimer:
         """The roofline."""
         return ROOFLINE
 
-    def pass_seconds(
-        self,
-        *,
-        rows: Rows,
-        batch_size: int,
-        context: int,
-        logits_rows: Rows,
-        head_rows: Rows,
-        num_layers: int | None = None,
-    ) -> Times:
+    def pass_seconds(self, each: Pass) -> Times:
         """Modelled seconds."""
-        return roofline.pass_seconds(
-            self.arch, self.device, self.dtype, self.kv_dtype,
-            rows=rows, batch_size=batch_size, context=context,
-            logits_rows=logits_rows, head_rows=head_rows, num_layers=num_layers,
-        )  # fmt: skip
+        return roofline.pass_seconds(self.arch, self.device, self.dtype, self.kv_dtype, each)
 
-    def layer_seconds(self, *, rows: Rows, batch_size: int, context: int, num_layers: int | None = None) -> Times:
+    def layer_seconds(self, each: Pass) -> Times:
         """Modelled seconds of the layers alone."""
-        return roofline.layer_seconds(
-            self.arch, self.device, self.dtype, self.kv_dtype,
-            rows=rows, batch_size=batch_size, context=context, num_layers=num_layers,
-        )  # fmt: skip
+        return roofline.layer_seconds(self.arch, self.device, self.dtype, self.kv_dtype, each)
 
     def tile_seconds(self, rows: Rows) -> Times:
         """Modelled seconds of one tile of the head."""
@@ -139,21 +114,9 @@ class TableTimer:
     def _whole(self) -> StepTimeTable:
         return self.tables[self.model.arch.num_hidden_layers]
 
-    def pass_seconds(
-        self,
-        *,
-        rows: Rows,
-        batch_size: int,
-        context: int,
-        logits_rows: Rows,
-        head_rows: Rows,
-        num_layers: int | None = None,
-    ) -> Times:
+    def pass_seconds(self, each: Pass) -> Times:
         """Measured seconds of the layers and of the head's tiles."""
-        tile = np.maximum(1, np.minimum(np.asarray(head_rows), np.asarray(logits_rows)))
-        tiles = -(-np.asarray(head_rows) // tile)
-        layers = self._layer_seconds(np.asarray(rows), batch_size, context, num_layers)
-        seconds: Times = layers + tiles * self._tile_seconds(tile)
+        seconds: Times = self._layer_seconds(each) + each.num_tiles * self._tile_seconds(each.tile_rows)
         return seconds
 
     def source(self, *, rows: int, batch_size: int, context: int, num_layers: int | None = None) -> Source:
@@ -169,18 +132,17 @@ class TableTimer:
         host = self._whole.host_s
         return host.get(drafter, host.get("none", 0.0))
 
-    def _layer_seconds(self, rows: Rows, batch_size: int, context: int, num_layers: int | None) -> Times:
-        depth = num_layers or self.model.arch.num_hidden_layers
-        table = self.tables.get(depth, self._whole)
-        batch = min(max(batch_size, table.batch_sizes[0]), table.batch_sizes[-1])
-        seen = min(max(context, table.contexts[0]), table.contexts[-1])
-        each = np.clip(np.asarray(rows) / batch_size, table.rows[0], table.rows[-1])
-        inside = step_times.layer_seconds(table, rows=each, batch_size=batch, context=seen)
-        asked = self.model.layer_seconds(rows=rows, batch_size=batch_size, context=context, num_layers=depth)
-        at_edge = self._edge.layer_seconds(
-            rows=np.rint(each * batch).astype(np.int64), batch_size=batch, context=seen, num_layers=table.num_layers
-        )
-        seconds: Times = inside * (asked / at_edge)
+    def _layer_seconds(self, each: Pass) -> Times:
+        table = self.tables.get(each.num_layers or self.model.arch.num_hidden_layers, self._whole)
+        batch = min(max(each.batch_size, table.batch_sizes[0]), table.batch_sizes[-1])
+        seen = min(max(each.context, table.contexts[0]), table.contexts[-1])
+        rows = np.clip(np.asarray(each.rows) / each.batch_size, table.rows[0], table.rows[-1])
+        inside = step_times.layer_seconds(table, rows=rows, batch_size=batch, context=seen)
+        nearest = dataclasses.replace(
+            each, rows=np.rint(rows * batch).astype(np.int64), batch_size=batch, context=seen,
+            num_layers=table.num_layers,
+        )  # fmt: skip
+        seconds: Times = inside * (self.model.layer_seconds(each) / self._edge.layer_seconds(nearest))
         return seconds
 
     def _tile_seconds(self, rows: Rows) -> Times:

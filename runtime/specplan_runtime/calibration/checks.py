@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from specplan.speculation import Drafter
+from specplan.speed.roofline import Pass
 from specplan.speed.timer import StepTimer
 from specplan_runtime.calibration.answers import Answer, StepRecord, answer
 from specplan_runtime.calibration.metered import MeteredDecoder
@@ -82,12 +84,9 @@ def _check(
 
 def _predicted(step: StepRecord, batch: int, target: StepTimer, draft: StepTimer | None) -> float:
     rows = batch * (step.num_drafted + 1)
-    seconds = float(
-        target.pass_seconds(rows=rows, batch_size=batch, context=step.context, logits_rows=rows, head_rows=rows)
-    )
+    verify = Pass(rows=rows, batch_size=batch, context=step.context, head_rows=rows, logits_rows=rows)
+    seconds = float(target.pass_seconds(verify))
     if draft is not None:
-        once = draft.pass_seconds(
-            rows=batch, batch_size=batch, context=step.context, logits_rows=batch, head_rows=batch
-        )
+        once = draft.pass_seconds(dataclasses.replace(verify, rows=batch, head_rows=batch, logits_rows=batch))
         seconds += step.num_drafted * float(once)
     return seconds

@@ -9,6 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from specplan.acceptance_profiles import ALL
+from specplan.speed.roofline import Pass
 from specplan.speed.step_times import StepTimeTable
 from specplan.speed.timer import RooflineTimer
 from specplan.strict import encode
@@ -61,10 +62,8 @@ def _points(table: StepTimeTable, roofline: RooflineTimer) -> Iterator[_Measured
     for batch, by_context in zip(table.batch_sizes, table.layer_s, strict=True):
         for context, by_rows in zip(table.contexts, by_context, strict=True):
             for rows, measured in zip(table.rows, by_rows, strict=True):
-                modelled = roofline.layer_seconds(
-                    rows=rows * batch, batch_size=batch, context=context, num_layers=table.num_layers
-                )
-                yield batch, context, rows, float(modelled), measured
+                each = Pass(rows=rows * batch, batch_size=batch, context=context, num_layers=table.num_layers)
+                yield batch, context, rows, float(roofline.layer_seconds(each)), measured
 
 
 def _roofline_layers(table: StepTimeTable, roofline: RooflineTimer) -> list[float]:

@@ -21,8 +21,9 @@ from specplan.strict import canonical, decode, encode
 from specplan_runtime.budget import torch_device
 from specplan_runtime.engine import Engine
 from specplan_runtime.sampling import SamplingParams
+from specplan_runtime.session import read_prompts
 from specplan_runtime.text import Tokenizer
-from specplan_runtime.training.memory import shard_bytes
+from specplan_runtime.training.memory import shard_bytes, tile_rows_within
 from specplan_runtime.training.options import Told, TrainOptions
 from specplan_runtime.training.shards import load_shard, save_shard, shard_path
 from specplan_runtime.training.text import ANSWERING, SHARD_ANSWERS, Prompts, generate_shard
@@ -131,7 +132,8 @@ def prepare(setting: Setting, resume: bool) -> None:
     """Make the folder, or find the training that is to be resumed.
 
     Raises:
-        InputError: a folder in use without ``resume``, or another training in it.
+        BudgetError: the budget is too small to train.
+        InputError: a folder in use without ``resume``, another training in it, or prompts that cannot be read.
         EnvironmentProblem: the folder cannot be made.
     """
     path = setting.work / "options.json"
@@ -146,11 +148,16 @@ def prepare(setting: Setting, resume: bool) -> None:
     for name in (CONFIG_NAME, *FILE_NAMES, ACCEPTANCE_NAME):
         if (setting.folder / name).exists():
             raise InputError(f"{setting.folder}: holds a {name} of something else: give another folder")
+    # what would end the training is said before there is a folder of it, which would have to be removed
+    tile_rows_within(setting.target.arch, setting.options, setting.budget_bytes, setting.process_bytes)
+    if setting.prompts is not None:
+        read_prompts(setting.prompts)
+    identity = canonical(encode(setting.identity))
     try:
         setting.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EnvironmentProblem(f"cannot make {setting.work}: {error.strerror or error}") from error
-    write_atomically(path, canonical(encode(setting.identity)))
+    write_atomically(path, identity)
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
