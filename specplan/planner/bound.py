@@ -96,8 +96,8 @@ def _least_batch(room: Room) -> int:
 
 
 def _bound(scenario: Scenario, knob: Knob, value: int, room: Room, limit: int) -> Bound:
-    at, following = (put(scenario, knob, max(number, knob.least)) for number in (value, value + 1))
-    beyond = following if value < limit else None
+    at = put(scenario, knob, max(value, knob.least))
+    beyond = put(scenario, knob, max(value + 1, knob.least)) if value < limit else None
     tightest = room.tightest(beyond or at)
     return Bound(
         scenario=at,
