@@ -195,5 +195,6 @@ def _with_workload(request: Request, **changes: str | int) -> Request:
 
 
 _STEPS: tuple[Step, ...] = (
-    _device, equal_devices, staged_drafts, stage_layers, _weights, _drafter, draft_share, _vocabularies, _mapped, _shape, _draft_dtype, _draft_place, _batch, _kv, _draft_kv,
+    _device, equal_devices, staged_drafts, stage_layers, _weights, _drafter, draft_share, _vocabularies, _mapped,
+    _shape, _draft_dtype, _draft_place, _batch, _kv, _draft_kv,
 )  # fmt: skip

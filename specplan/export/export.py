@@ -28,7 +28,6 @@ from specplan.models.gguf_file_names import converted
 from specplan.plan import ModelInput, Plan
 from specplan.provenance import Figure
 
-
 #: Formulas of what libraries of several devices take.
 _COMMUNICATORS = ("nccl", "rccl")
 

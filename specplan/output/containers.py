@@ -65,8 +65,8 @@ def kubernetes_manifests(exported: Exported) -> str:
     if _needs_hub(exported):
         lines += ["          env:", "            - name: HF_TOKEN", "              valueFrom:"]
         lines += ["                secretKeyRef: {name: hub, key: token, optional: true}"]
-    lines += ["          resources:", "            limits:", f"              {resource}: {exported.request.num_devices}"]
-    lines += ["          volumeMounts:"]
+    lines += ["          resources:", "            limits:"]
+    lines += [f"              {resource}: {exported.request.num_devices}", "          volumeMounts:"]
     for name, path, _ in mounts:
         lines += [f"            - name: {name}", f"              mountPath: {_quoted(path)}"]
     lines += ["      volumes:"]

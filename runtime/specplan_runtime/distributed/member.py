@@ -107,9 +107,7 @@ def _compare(plan: Plan, ranks: Ranks) -> None:
             raise InputError(f"rank {', '.join(different)} was given another plan than rank 0")
 
 
-def _exchange(
-    plan: Plan, ranks: Ranks, own: Sequence[MeasuredItem], peak_bytes: int | None
-) -> tuple[RankReport, ...]:
+def _exchange(plan: Plan, ranks: Ranks, own: Sequence[MeasuredItem], peak_bytes: int | None) -> tuple[RankReport, ...]:
     """What every rank measured."""
     assert plan.spread is not None
     most = max(len(kind.ledger.items) for kind in plan.spread.kinds)

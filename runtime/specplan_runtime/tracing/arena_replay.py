@@ -147,9 +147,8 @@ def _phases(plan: Plan, layout: Layout, decoders: list[Decoder]) -> Iterator[tup
         shape = work.shape
         count = shape.num_rows // shape.batch_size
         start = max(0, shape.slots.full - count)
-        row = 0 if phase.startswith("prefill") else None
         tree = topology if phase == "verify" and topology.hidden is not None else None
-        span = Span([[0] * count] * shape.batch_size, [start] * shape.batch_size, row, topology=tree)
+        span = Span([[0] * count] * shape.batch_size, [start] * shape.batch_size, 0, topology=tree)
         yield phase, _pass(decoder, work, span, layers, num_logits(phase, shape, plan.speculation.shape))
     medusa, medusa_work = layout.medusa, layout.medusa_work
     if medusa is not None and medusa_work is not None:
@@ -179,11 +178,12 @@ def _pass(decoder: Decoder, work: Workspace, span: Span, layers: int | None, num
 
 
 def _sample(work: Workspace, tiles: Iterator[tuple[int, torch.Tensor]]) -> None:
-    """Everything that is done with logits: arg-max, and acceptance of one row on the rank that decides."""
+    """Everything that is done with logits: arg-max, and acceptance of the first row; other ranks see empty rows."""
     sampler = RowSampler(work, _SAMPLING)
-    for _, logits in tiles:
-        if work.probs.numel():
+    for first, logits in tiles:
+        if logits.numel():
             torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)])
+        if first == 0 and logits.numel():
             sampler.load(logits[0])
             sampler.accept(0, None, _half)
             sampler.draw(_half)
