@@ -2,7 +2,7 @@
 
 formulas.md from the catalogue, rules.md from the rules of check, plan.schema.json from the dataclasses of a plan, the
 tables of acceptance.md from the bundled profiles, the inputs of the action in ci.md, and the outputs of the commands
-that README.md, commands.md and deploy.md show between ``<!-- run: … -->`` marks.
+that README.md, commands.md, deploy.md and scale.md show between ``<!-- run: … -->`` marks.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ CI = DOCS / "ci.md"
 ACTION = DOCS.parent / "action.yml"
 INPUTS = "<!-- inputs -->\n| input | default | meaning |\n|---|---|---|\n"
 DEPLOY = DOCS / "deploy.md"
+SCALE = DOCS / "scale.md"
 _MARKS = r"<!-- setup: (?P<setup>[^\n]+) -->|<!-- run: (?P<run>[^\n]+) -->\n.*?<!-- end -->"
 
 
@@ -183,6 +184,7 @@ GENERATED: dict[Path, Callable[[], str]] = {
     README: lambda: shown(README),
     COMMANDS: lambda: shown(COMMANDS),
     DEPLOY: lambda: shown(DEPLOY),
+    SCALE: lambda: shown(SCALE),
 }
 
 

@@ -67,7 +67,12 @@ def test_ranks_say_what_one_process_says_in_the_planned_bytes(model: Path, run: 
     assert [line["text"] for line in lines] == of_one_process(model, options)
     data = json.loads(report.read_text())
     assert data["owned_difference_bytes"] == 0
-    assert [len(items) > 10 for items in data["ranks"]] == [True, True]
+    assert [rank["rank"] for rank in data["ranks"]] == [0, 1]
+    for rank in data["ranks"]:
+        assert rank["owned_planned_bytes"] == rank["owned_measured_bytes"] > 0
+        assert len(rank["ledger"]) > 10
+    lines = [line.split() for line in err.splitlines() if line.startswith("rank ")]
+    assert [(line[1], "0" in line) for line in lines] == [("0", True), ("1", True)]
     assert drafter == "ngram" or data["speculative"]["num_accepted_tokens"] > 5
 
 

@@ -20,8 +20,9 @@ from specplan.knob import KNOBS
 from specplan.plan import Infeasible, Plan
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
+from specplan.planner.bound import Bound, largest
 from specplan.planner.question import Question
-from specplan.planner.solve import Bound, Solution, largest, solve, solve_options
+from specplan.planner.solve import Solution, solve, solve_options
 from tests.conftest import model_input, tiny_arch, tiny_question
 from tests.test_cli import ended, refused
 

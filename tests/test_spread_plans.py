@@ -15,9 +15,10 @@ from specplan import planfile
 from specplan.checks import check_plan
 from specplan.cli.main import cli
 from specplan.devices.bundled import device_profile
-from specplan.errors import InputError, UnsupportedError
+from specplan.errors import InputError
 from specplan.formulas.explain import scenario_of_plan
 from specplan.formulas.memory import MemoryModel
+from specplan.knob import KNOBS
 from specplan.models.resolve import resolve_model
 from specplan.output import analysis
 from specplan.parallel.ranks import rank_scenarios
@@ -25,7 +26,7 @@ from specplan.plan import Infeasible, Plan, Spread
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
 from specplan.planner.question import Question
-from specplan.planner.solve import solve_options
+from specplan.planner.solve import solve, solve_options
 from specplan.planner.space import all_candidates
 from specplan.planner.splits import filled_layers
 from specplan.speed.parallel import SpreadTimer
@@ -170,12 +171,35 @@ def test_questions_that_make_no_sense_are_refused(options: dict[str, Any], messa
         asked(**options)
 
 
-def test_solve_is_about_one_device() -> None:
-    from specplan.knob import KNOBS
-    from specplan.planner.solve import solve
+@pytest.mark.parametrize(
+    ("knob", "options"),
+    [
+        ("context", {"tensor_parallel": 3, "num_gpus": 3, "drafter": "none"}),
+        ("context", {"gpu": "rtx-3060,t4", "drafter": "ngram"}),
+        ("batch_size", {"num_gpus": 3, "drafter": "ngram", "context": 256}),
+    ],
+)
+def test_what_solve_finds_is_the_largest_at_which_analyze_finds_a_plan(knob: str, options: dict[str, Any]) -> None:
+    asked_for = {"model": "smollm2-135m", "gpu": "rtx-3060", "num_gpus": None, "budget": 900 << 20, **options}
+    bound = solve(solve_options(knob, **asked_for), KNOBS[knob]).best
+    assert bound.parallelism is not None
+    assert bound.left_bytes is not None
+    assert bound.shortfall_bytes is not None
+    assert bound.left_bytes >= 0 < bound.shortfall_bytes
+    gamma = {} if options["drafter"] == "none" else {"num_speculative_tokens": 1}
+    for value, fits in ((bound.value, True), (bound.value + 1, False)):
+        assert isinstance(analyze(ask(**asked_for | gamma | {knob: value})), Plan) == fits
+    assert sum(num_bytes for _, num_bytes in bound.growth()) == bound.left_bytes + bound.shortfall_bytes
 
-    with pytest.raises(UnsupportedError, match="one device"):
-        solve(solve_options("context", model="smollm2-135m", gpu="rtx-3060,rtx-3060"), KNOBS["context"])
+
+def test_solve_says_which_rank_decides_and_how_models_are_spread() -> None:
+    answer = run(
+        "solve", "--for", "context", "--model", "llama-2-70b-chat", "--gpu", "h100-80gb", "--num-gpus", "2",
+        "--pipeline-parallel", "2", "--drafter", "ngram",
+    )  # fmt: skip
+    assert answer.exit_code == 0
+    assert "2 devices, 2 stages (2 of 40 layers)" in answer.output
+    assert "on rank" in answer.output
 
 
 @pytest.mark.parametrize(
@@ -248,6 +272,7 @@ def test_text_and_json_show_every_rank(tmp_path: Path) -> None:
     weights = json.loads(explained.stdout)["items"][0]["bytes"]
     assert weights == planfile.load(path).seen_from(1).ledger.by_name()["target.weights"].bytes
     assert run("check", str(path)).exit_code == 0
+    assert "ranks 0 to 2" in run("verify", str(path)).output
     unequal = tmp_path / "unequal.json"
     planfile.save(planned(gpu="rtx-3090,rtx-3060", num_gpus=None), unequal)
     checked = run("check", str(unequal))
@@ -257,8 +282,7 @@ def test_text_and_json_show_every_rank(tmp_path: Path) -> None:
         (("explain", "--plan", str(path), "--rank", "3"), "ranks 0 to 2"),
         (("explain", "--rank", "0"), "--rank needs --plan"),
         (("run", str(path), "--prompt", "a"), "a plan for 3 devices"),
-        (("verify", str(path)), "a plan for 3 devices"),
-        (("export", str(path), "--engine", "vllm"), "several devices"),
+        (("export", str(path), "--engine", "vllm"), "does not speculate over 3 stages"),
     ):
         error = run(*arguments).exception
         assert isinstance(error, InputError)

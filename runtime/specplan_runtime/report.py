@@ -12,7 +12,7 @@ import torch
 
 from specplan import __version__, planfile
 from specplan.ledger import RUNTIME_OWNERS, MemoryItem
-from specplan.plan import Plan
+from specplan.plan import Plan, RankKind
 from specplan_runtime import budget
 from specplan_runtime.assembly import Assembly
 from specplan_runtime.engine import Engine
@@ -45,6 +45,33 @@ class MeasuredItem:
 
 
 @dataclass(frozen=True, slots=True)
+class RankReport:
+    """What one of several ranks measured.
+
+    Attributes:
+        rank: its number.
+        kind: the ranks like it, their device and budget.
+        items: its ledger.
+        process_peak_bytes: resident at most (CPU) or reserved at most (CUDA); None where the platform does not tell.
+    """
+
+    rank: int
+    kind: RankKind
+    items: tuple[MeasuredItem, ...]
+    process_peak_bytes: int | None
+
+    @property
+    def planned_bytes(self) -> int:
+        """Of the items that the runtime owns."""
+        return sum(item.item.bytes for item in self.items if item.owned)
+
+    @property
+    def measured_bytes(self) -> int:
+        """Of the same items."""
+        return sum(item.measured_bytes or 0 for item in self.items if item.owned)
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """Counters of one way of decoding the prompts.
 
@@ -68,7 +95,7 @@ class Report:
         speculative: counters of the plan's drafter.
         baseline: counters of plain decoding in the same run, None when not asked for.
         baseline_equal: whether both gave the same tokens; None when sampling or without a baseline.
-        ranks: the ledger of every rank, where there are several.
+        ranks: what every rank measured, where there are several.
     """
 
     engine: Engine
@@ -77,13 +104,13 @@ class Report:
     speculative: Pass
     baseline: Pass | None
     baseline_equal: bool | None
-    ranks: tuple[tuple[MeasuredItem, ...], ...] = ()
+    ranks: tuple[RankReport, ...] = ()
 
     @property
     def owned_difference(self) -> int:
         """Sum of absolute differences over the items that the runtime owns, on all ranks: 0 unless there is a bug."""
-        ledgers = self.ranks or (self.items,)
-        return sum(abs(item.difference or 0) for items in ledgers for item in items if item.owned)
+        ledgers = [rank.items for rank in self.ranks] or [self.items]
+        return sum(map(owned_difference, ledgers))
 
     @property
     def speedup(self) -> float | None:
@@ -92,6 +119,11 @@ class Report:
             return None
         ours, plain = self.speculative.timings.tokens_per_s, self.baseline.timings.tokens_per_s
         return ours / plain if ours and plain else None
+
+
+def owned_difference(items: Sequence[MeasuredItem]) -> int:
+    """Sum of absolute differences over the items that the runtime owns."""
+    return sum(abs(item.difference or 0) for item in items if item.owned)
 
 
 def measure_items(engine: Engine, process_bytes: int | None) -> tuple[MeasuredItem, ...]:
@@ -134,7 +166,7 @@ def to_json_data(report: Report) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "ledger": _items_data(report.items),
-        "ranks": [_items_data(items) for items in report.ranks],
+        "ranks": [_rank_data(rank) for rank in report.ranks],
         "owned_difference_bytes": report.owned_difference,
         "planned_peak_bytes": plan.peak_bytes,
         "process_peak_bytes": report.process_peak_bytes,
@@ -156,6 +188,20 @@ def _items_data(items: Sequence[MeasuredItem]) -> list[dict[str, Any]]:
         }
         for entry in items
     ]
+
+
+def _rank_data(rank: RankReport) -> dict[str, Any]:
+    return {
+        "rank": rank.rank,
+        "device": rank.kind.device.name,
+        "budget_bytes": rank.kind.budget_bytes,
+        "planned_peak_bytes": rank.kind.ledger.peak_bytes,
+        "process_peak_bytes": rank.process_peak_bytes,
+        "owned_planned_bytes": rank.planned_bytes,
+        "owned_measured_bytes": rank.measured_bytes,
+        "owned_difference_bytes": owned_difference(rank.items),
+        "ledger": _items_data(rank.items),
+    }
 
 
 def _pass_data(counters: Pass) -> dict[str, Any]:

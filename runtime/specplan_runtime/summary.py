@@ -7,15 +7,21 @@ import statistics
 from tabulate import tabulate
 
 from specplan.units import format_bytes, format_exact_bytes
-from specplan_runtime.report import Pass, Report
+from specplan_runtime.report import Pass, Report, owned_difference
 
 #: Items smaller than this share of the peak are summed up in one line.
 _SMALL = 0.001
 
 
 def render(report: Report) -> str:
-    """Planned against measured bytes, then speed."""
-    return "\n\n".join([_ledger_table(report), _peak_lines(report), _speed_table(report)]) + "\n"
+    """Planned against measured bytes, rank by rank where there are several, then speed."""
+    parts = [_ledger_table(report), _peak_lines(report), _speed_table(report)]
+    if report.ranks:
+        spread = report.engine.plan.spread
+        assert spread is not None
+        title = f"Items of rank {spread.parallelism.deciding_rank}, which decides:"
+        parts[:1] = [title, parts[0], _ranks_table(report)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _ledger_table(report: Report) -> str:
@@ -50,6 +56,25 @@ def _ledger_table(report: Report) -> str:
     )
 
 
+def _ranks_table(report: Report) -> str:
+    """A line for every rank: what the runtime owns there, and all of the process."""
+    rows = [
+        [
+            f"rank {each.rank}",
+            _bytes(each.planned_bytes),
+            _bytes(each.measured_bytes),
+            str(owned_difference(each.items)),
+            "" if each.process_peak_bytes is None else format_bytes(each.process_peak_bytes),
+            format_bytes(each.kind.ledger.peak_bytes),
+            format_bytes(each.kind.budget_bytes),
+        ]
+        for each in report.ranks
+    ]
+    headers = ["", "planned bytes", "measured bytes", "difference", "process peak", "planned peak", "budget"]
+    columns = ("left", *["right"] * (len(headers) - 1))
+    return tabulate(rows, headers, "simple", colalign=columns, disable_numparse=True)
+
+
 def _bytes(value: int | None) -> str:
     return "not separable" if value is None else format_exact_bytes(value)
 
@@ -62,7 +87,7 @@ def _difference(value: int | None, owned: bool) -> str:
 
 def _peak_lines(report: Report) -> str:
     plan = report.engine.plan
-    ledgers = report.ranks or (report.items,)
+    ledgers = [rank.items for rank in report.ranks] or [report.items]
     count = sum(entry.owned for items in ledgers for entry in items)
     where = f" of {len(ledgers)} ranks" if len(ledgers) > 1 else ""
     lines = [
@@ -71,7 +96,7 @@ def _peak_lines(report: Report) -> str:
     ]
     if report.owned_difference:
         lines = [f"planned and measured differ by {report.owned_difference} bytes on items that the runtime owns"]
-    if report.process_peak_bytes is not None:
+    if report.process_peak_bytes is not None and not report.ranks:
         lines.append(
             f"process peak {format_bytes(report.process_peak_bytes)}, planned peak {format_bytes(plan.peak_bytes)}, "
             f"budget {format_bytes(plan.inputs.budget_bytes)}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from specplan.errors import UnsupportedError
-from specplan.plan import Plan
+from specplan.ledger import MemoryLedger
+from specplan.plan import Plan, Spread
 from specplan_runtime.tracing.arena_replay import replay_arena
+from specplan_runtime.tracing.ranks_replay import replay_kind, replay_whole
+from specplan_runtime.tracing.traced import Traced
 from specplan_runtime.tracing.transformers_replay import replay_transformers
 
 #: Told the name of each phase before it is replayed.
@@ -25,12 +29,14 @@ class Proof:
         formula_bytes: from the plan's ledger.
         traced_bytes: from tensors and operators, by a tracker that knows no formula.
         method: how they were traced.
+        ranks: that are alike, the first of them traced, or together; none on one device.
     """
 
     subject: str
     formula_bytes: int
     traced_bytes: int
     method: str
+    ranks: tuple[int, ...] = ()
 
     @property
     def difference(self) -> int:
@@ -58,25 +64,41 @@ class Verification:
 
 @torch.no_grad()
 def verify(plan: Plan, announce: Announce = lambda _: None) -> Verification:
-    """Replay every phase at its full shape on tensors without memory.
+    """Replay every phase at its full shape on tensors without memory; over several devices of one rank of each kind.
 
     Raises:
-        UnsupportedError: a plan whose workspace is only modelled.
+        UnsupportedError: a plan whose workspace is only modelled, or whose heads are spread over ranks.
     """
-    if plan.spread is not None:
-        raise UnsupportedError(f"a plan for {plan.spread.parallelism.num_ranks} devices, which is not replayed yet")
-    if any(item.source == "modelled" for item in plan.ledger.owned_items()):
+    ledgers = [plan.ledger] if plan.spread is None else [kind.ledger for kind in plan.spread.kinds]
+    if any(item.source == "modelled" for ledger in ledgers for item in ledger.owned_items()):
         raise UnsupportedError(
             f"{plan.inputs.target.reference}: no forward to replay: its workspace is modelled, "
             f"{'; '.join(plan.notes) or plan.forward}"
         )
-    if plan.inputs.transformers_version is not None:
-        traced = replay_transformers(plan, announce)
+    if plan.spread is not None:
+        proofs = _of_ranks(plan, plan.spread, announce)
+    elif plan.inputs.transformers_version is not None:
+        proofs = _against(_bytes_by_name(plan.ledger), replay_transformers(plan, announce))
     else:
-        traced = replay_arena(plan, announce)
-    items = {item.name: item.bytes for item in plan.ledger.items}
-    proofs = []
+        proofs = _against(_bytes_by_name(plan.ledger), replay_arena(plan, announce))
+    return Verification(plan, tuple(proofs))
+
+
+def _of_ranks(plan: Plan, spread: Spread, announce: Announce) -> Iterator[Proof]:
+    """Kind by kind, then all ranks together."""
+    total: Counter[str] = Counter()
+    for kind in spread.kinds:
+        items = _bytes_by_name(kind.ledger)
+        total.update({name: len(kind.ranks) * num_bytes for name, num_bytes in items.items()})
+        yield from _against(items, replay_kind(plan, kind, announce), kind.ranks)
+    yield from _against(total, replay_whole(plan), tuple(range(spread.parallelism.num_ranks)))
+
+
+def _bytes_by_name(ledger: MemoryLedger) -> dict[str, int]:
+    return {item.name: item.bytes for item in ledger.items}
+
+
+def _against(items: Mapping[str, int], traced: Iterable[Traced], ranks: tuple[int, ...] = ()) -> Iterator[Proof]:
     for trace in traced:
         formula = sum(items.get(name, 0) for name in trace.items)
-        proofs.append(Proof(trace.subject, formula, trace.traced_bytes, trace.method))
-    return Verification(plan, tuple(proofs))
+        yield Proof(trace.subject, formula, trace.traced_bytes, trace.method, ranks)

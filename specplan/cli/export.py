@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specplan.errors import UnsupportedError
-
 if TYPE_CHECKING:
     from specplan.export.exported import Exported
     from specplan.export.limits import Target
@@ -64,10 +62,7 @@ def export(
     from specplan.output.exports import memory_text, rendered
 
     weights = Weights(model, draft, revision, draft_revision)
-    loaded = planfile.load(plan)
-    if loaded.spread is not None:
-        raise UnsupportedError(f"{plan}: a plan for several devices is not exported yet")
-    result = export_plan(loaded, engine, weights, nearest, image)
+    result = export_plan(planfile.load(plan), engine, weights, nearest, image)
     if isinstance(result, TooLarge):
         click.echo(memory_text(result), err=True)
         return 1

@@ -74,7 +74,7 @@ _QUESTION = (
         cls=UnlessFleet,
         required=True,
         metavar="G",
-        help="Device profile such as rtx-4090, or local; analyze also takes several with commas, and ranks any.",
+        help="Device profile such as rtx-4090, or local; several with commas; analyze also ranks any.",
     ),
     click.option(
         "--context",
@@ -109,6 +109,20 @@ def question_options(command: Command) -> Command:
     return command
 
 
+_DEVICES = (
+    click.option("--num-gpus", type=int, metavar="N", help="Devices like the one of --gpu. [default: those named]"),
+    click.option("--tensor-parallel", type=int, metavar="N", help="Fix the devices that share every layer."),
+    click.option("--pipeline-parallel", type=int, metavar="N", help="Fix the stages that layers are spread over."),
+)
+
+
+def device_options(command: Command) -> Command:
+    """The options that spread models over several devices: more arguments of ``planner.ask.ask``."""
+    for option in reversed(_DEVICES):
+        command = option(command)
+    return command
+
+
 _SEARCH = (
     click.option(
         "--acceptance",
@@ -130,9 +144,7 @@ _SEARCH = (
         default="device",
         help="Where a draft model lives: beside the target, in the host's memory, or where it pays.",
     ),
-    click.option("--num-gpus", type=int, metavar="N", help="Devices like the one of --gpu. [default: those named]"),
-    click.option("--tensor-parallel", type=int, metavar="N", help="Fix the devices that share every layer."),
-    click.option("--pipeline-parallel", type=int, metavar="N", help="Fix the stages that layers are spread over."),
+    *_DEVICES,
     click.option(
         "--allow",
         multiple=True,

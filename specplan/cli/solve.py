@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from specplan.cli.options import FORMATS, question_options
+from specplan.cli.options import FORMATS, device_options, question_options
 from specplan.errors import InputError
 from specplan.knob import KNOBS, SOLVABLE
 
@@ -14,6 +14,7 @@ from specplan.knob import KNOBS, SOLVABLE
 @click.command(context_settings={"show_default": True})
 @click.option("--for", "knob", type=click.Choice(SOLVABLE), required=True, help="What to make as large as fits.")
 @question_options
+@device_options
 @click.option(
     "--num-speculative-tokens", type=int, metavar="N", help="Tokens drafted per step. [default: 1, the least]"
 )

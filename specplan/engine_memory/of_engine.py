@@ -25,6 +25,22 @@ def engine_budget(
 ) -> EngineBudget:
     """Memory of a deployment on the device that needs most; layers in a row are spread as the engine does.
 
+    As ``stage_budgets``.
+    """
+    return fullest(stage_budgets(serving, target, draft, device, offline))
+
+
+def fullest(stages: tuple[EngineBudget, ...]) -> EngineBudget:
+    """The budget of the stage that needs most, with the verify pass of the last one, where the head is."""
+    most = max(stages, key=lambda budget: budget.needed_bytes)
+    return dataclasses.replace(most, verify=stages[-1].verify)
+
+
+def stage_budgets(
+    serving: Serving, target: ModelInput, draft: ModelInput | None, device: DeviceSpec, offline: bool = False
+) -> tuple[EngineBudget, ...]:
+    """Memory of a deployment on one device of every stage, in order; there is one where layers are not spread.
+
     Args:
         serving: as read.
         target: its model.
@@ -36,15 +52,13 @@ def engine_budget(
         CannotTell: something that sizes memory is not known.
     """
     if serving.engine == "specplan":
-        return own_budget(serving, target, draft, device)
+        return (own_budget(serving, target, draft, device),)
     if serving.engine == "llama.cpp":
-        return llama_cpp_budget(serving, target, draft, device)
-    budgets = [
+        return (llama_cpp_budget(serving, target, draft, device),)
+    return tuple(
         _stage_budget(serving, target, draft, device, stage, offline)
         for stage in _stages(serving, target.arch.num_hidden_layers)
-    ]
-    fullest = max(budgets, key=lambda budget: budget.needed_bytes)
-    return dataclasses.replace(fullest, verify=budgets[-1].verify)  # logits are where the head is
+    )
 
 
 def _stages(serving: Serving, layers: int) -> tuple[Stage, ...]:

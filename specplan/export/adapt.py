@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from specplan.dtypes import FLOAT_BYTES, STORED, weight_format
 from specplan.errors import UnsupportedError
+from specplan.export.devices import draft_share, equal_devices, stage_layers, staged_drafts
 from specplan.export.limits import Limits
+from specplan.export.obstacle import Obstacle, Step, ngrams_instead
 from specplan.export.request import Request
 from specplan.speculation import Chain, Tree
 
 #: The option of engines for a cache in the dtype of the model.
 AUTO = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Something that an engine cannot do.
-
-    Attributes:
-        reason: why not, the engine's name in front.
-        instead: the request with the nearest thing that it can do; None without one.
-        nearest: what that is.
-    """
-
-    reason: str
-    instead: Request | None = None
-    nearest: str = ""
-
-
-Step = Callable[[Request, Limits], Obstacle | None]
 
 
 def adapted(request: Request, limits: Limits, nearest: bool) -> tuple[Request, tuple[str, ...]]:
@@ -111,7 +93,7 @@ def _drafter(request: Request, limits: Limits) -> Obstacle | None:
     if drafter == "none" and limits.only_speculates:
         return Obstacle(f"the plan decodes plainly: {limits.title} needs nothing from it")
     if drafter not in limits.drafters:
-        return _ngrams(request, f"{limits.title} has no {drafter} drafter")
+        return ngrams_instead(request, f"{limits.title} has no {drafter} drafter")
     if drafter == "eagle3" and request.draft_name is None:
         return Obstacle("the plan knows the size of an EAGLE-3 head, not its checkpoint: name it with --draft")
     return None
@@ -138,7 +120,7 @@ def _vocabularies(request: Request, limits: Limits) -> Obstacle | None:
     if abs(sizes[0] - sizes[1]) <= limits.vocab_tolerance:
         return None
     allowed = f"at most {limits.vocab_tolerance} apart" if limits.vocab_tolerance else "of one size"
-    return _ngrams(
+    return ngrams_instead(
         request, f"{limits.title} wants vocabularies {allowed}, these have {sizes[0]} and {sizes[1]} entries"
     )
 
@@ -212,15 +194,7 @@ def _with_workload(request: Request, **changes: str | int) -> Request:
     return dataclasses.replace(request, workload=dataclasses.replace(request.workload, **changes))  # type: ignore[arg-type]
 
 
-def _ngrams(request: Request, reason: str) -> Obstacle:
-    """n-grams need no weights and no vocabulary: what stands in for any drafter."""
-    chain = Chain(request.shape.depth)
-    instead = dataclasses.replace(
-        request, drafter="ngram", shape=chain, draft=None, draft_name=None, draft_context=0, draft_device="device"
-    )
-    return Obstacle(reason, instead, f"n-grams of γ {chain.num_speculative_tokens}")
-
-
 _STEPS: tuple[Step, ...] = (
-    _device, _weights, _drafter, _vocabularies, _mapped, _shape, _draft_dtype, _draft_place, _batch, _kv, _draft_kv,
+    _device, equal_devices, staged_drafts, stage_layers, _weights, _drafter, draft_share, _vocabularies, _mapped,
+    _shape, _draft_dtype, _draft_place, _batch, _kv, _draft_kv,
 )  # fmt: skip

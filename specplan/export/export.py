@@ -11,14 +11,14 @@ from specplan.deployments.read import read_deployments
 from specplan.deployments.source import Source
 from specplan.deployments.tables import option_table
 from specplan.engine_memory.budget import EngineBudget, Part
-from specplan.engine_memory.of_engine import engine_budget
+from specplan.engine_memory.of_engine import fullest, stage_budgets
 from specplan.errors import UnsupportedError
 from specplan.export.adapt import adapted
 from specplan.export.command import Command, Pool, python_script, script
 from specplan.export.exported import Exported, TooLarge, memory_of
 from specplan.export.limits import LIMITS, Target
 from specplan.export.llama_cpp import llama_cpp_command
-from specplan.export.pools import blocks_pool, placed_pool, sglang_pool, vllm_pool
+from specplan.export.pools import blocks_pool, largest_pool, placed_pool, sglang_pool, vllm_pool
 from specplan.export.request import AS_PLANNED, Request, Weights, request_of
 from specplan.export.sglang import sglang_command
 from specplan.export.tensorrt_llm import tensorrt_llm_command
@@ -27,6 +27,9 @@ from specplan.export.vllm import vllm_command
 from specplan.models.gguf_file_names import converted
 from specplan.plan import ModelInput, Plan
 from specplan.provenance import Figure
+
+#: Formulas of what libraries of several devices take.
+_COMMUNICATORS = ("nccl", "rccl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def export_plan(
     nearest: bool = False,
     image: str | None = None,
 ) -> Exported | TooLarge:
-    """A plan as an engine's command, its KV pool as large as the engine needs for all sequences.
+    """A plan as an engine's command, its KV pool as large as the engine needs for all sequences on every device.
 
     Args:
         plan: as read.
@@ -69,11 +72,12 @@ def export_plan(
     limits, table, writer = LIMITS[engine], option_table(engine), _ENGINES[engine]
     request, replaced = adapted(request_of(plan, weights), limits, nearest)
     request = _converted(request) if limits.reads_gguf else request
-    pool = writer.pool(request, _budget(request, writer.write(request, None)))
+    stages = _budgets(request, writer.write(request, None))
+    pool = largest_pool([writer.pool(request, budget) for budget in stages])
     command = writer.write(request, pool)
-    budget = _budget(request, command)
+    budget = fullest(_budgets(request, command))
     kv = Part("KV cache", Figure(pool.bytes, "exact", f"{budget.slots} slots for a sequence"))
-    memory = memory_of(budget, kv, request.device)
+    memory = memory_of(budget, [kv, *_communication(plan)], request.device)
     needed = sum(part.bytes for part in memory)
     allowed = min(request.budget_bytes, int(request.device.memory_bytes.value))
     if needed > allowed or pool.fraction > 1:
@@ -89,12 +93,22 @@ def _notes(plan: Plan) -> Iterator[str]:
         yield f"speculation does not pay: the plan has {speedup.value:.2f} times plain decoding ({speedup.source})"
 
 
-def _budget(request: Request, command: Command) -> EngineBudget:
-    """The engine's arithmetic on the command as ``check`` reads it."""
+def _communication(plan: Plan) -> Iterator[Part]:
+    """What ranks take to talk to each other, which engines leave out: as the plan has it."""
+    kinds = plan.spread.kinds if plan.spread is not None else ()
+    items = [[item for item in kind.ledger.items if item.formula_id in _COMMUNICATORS] for kind in kinds]
+    most = max(items, key=lambda found: sum(item.bytes for item in found), default=[])
+    if most:
+        total = sum(item.bytes for item in most)
+        yield Part("communication", Figure(total, most[0].source, ", ".join(item.name for item in most)))
+
+
+def _budgets(request: Request, command: Command) -> tuple[EngineBudget, ...]:
+    """The engine's arithmetic on the command as ``check`` reads it, stage by stage."""
     text = python_script(command)
     source = Source("export.sh", script(command)) if text is None else Source("export.py", text)
     (deployment,) = read_deployments(source)
-    return engine_budget(serving_of(deployment), request.target, request.draft, request.device)
+    return stage_budgets(serving_of(deployment), request.target, request.draft, request.device)
 
 
 def _converted(request: Request) -> Request:

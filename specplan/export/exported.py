@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specplan.device import DeviceSpec
@@ -55,9 +56,15 @@ class TooLarge:
     budget_bytes: int
 
 
-def memory_of(budget: EngineBudget, kv: Part, device: DeviceSpec) -> tuple[Part, ...]:
-    """All items of an engine's memory: what it names, its KV, its verify pass, and the context that some leave out."""
-    parts = [*budget.static, kv]
+def memory_of(budget: EngineBudget, others: Sequence[Part], device: DeviceSpec) -> tuple[Part, ...]:
+    """All items of an engine's memory: what it names, its KV, its verify pass, and the context that some leave out.
+
+    Args:
+        budget: of the engine.
+        others: KV, and what the engine leaves out besides.
+        device: where it runs.
+    """
+    parts = [*budget.static, *others]
     if not any(part.name == _CONTEXT for part in parts):
         parts.append(Part(_CONTEXT, device.context_bytes))
     if int(budget.verify.value):

@@ -31,6 +31,8 @@ class Limits:
         nearest_kv: its option that comes nearest, for formats that it does not have.
         only_speculates: it has no server that would be sized.
         own_draft_kv: the draft's cache may have a format of its own.
+        shares_models: over several devices, by options of its own.
+        plain_stages: why it decodes plainly where layers are spread over stages.
     """
 
     engine: Target
@@ -46,6 +48,8 @@ class Limits:
     nearest_kv: dict[str, str] = field(default_factory=dict)
     own_draft_kv: bool = True
     only_speculates: bool = False
+    shares_models: bool = False
+    plain_stages: str = ""
 
 
 _FLOATS = {"bfloat16": "bfloat16", "float16": "float16"}
@@ -58,6 +62,8 @@ LIMITS: dict[Target, Limits] = {
         maps_vocabularies=True,
         kv_options={**_FLOATS, "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"},
         nearest_kv={"int8": "int8_per_token_head", "int4": "int4_per_token_head"},
+        shares_models=True,
+        plain_stages="what the last stage accepts does not reach the first reliably (its issues 49355 and 57755)",
     ),
     "sglang": Limits(
         "sglang",
@@ -67,6 +73,8 @@ LIMITS: dict[Target, Limits] = {
         devices=("cuda", "rocm"),
         kv_options={"bfloat16": "bfloat16", "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"},
         nearest_kv={"int8": "fp8_e4m3", "int4": "fp8_e4m3"},
+        shares_models=True,
+        plain_stages="it takes EAGLE only there, behind an experimental switch",
     ),
     "llama.cpp": Limits(
         "llama.cpp",
@@ -86,6 +94,8 @@ LIMITS: dict[Target, Limits] = {
         kv_options={"fp8_e4m3": "fp8"},
         nearest_kv={"int8": "fp8", "int4": "fp8", "fp8_e5m2": "fp8"},
         own_draft_kv=False,
+        shares_models=True,
+        plain_stages="which device holds a drafter is not known",
     ),
     "transformers": Limits(
         "transformers",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from specplan.engine_memory.budget import EngineBudget
 from specplan.export.command import Pool
 from specplan.export.request import Request
@@ -10,6 +12,13 @@ from specplan.export.request import Request
 _THOUSAND = 1000
 #: Tokens of a block, as vLLM takes them where nothing is said.
 _VLLM_BLOCK = 16
+
+
+def largest_pool(stages: Sequence[Pool]) -> Pool:
+    """What is enough on the devices of every stage: all of them get the same options."""
+    return Pool(
+        max(pool.bytes for pool in stages), max(pool.tokens for pool in stages), max(pool.fraction for pool in stages)
+    )
 
 
 def vllm_pool(request: Request, budget: EngineBudget) -> Pool:

@@ -8,6 +8,7 @@ from specplan.device import DeviceSpec
 from specplan.errors import InputError
 from specplan.models.replace import differing_fields
 from specplan.models.resolve import resolve_model
+from specplan.parallel.parallelism import Parallelism
 from specplan.plan import ModelInput, Plan
 from specplan.profiles import read_profile
 from specplan.speculation import Chain, DraftDevice, Drafter, Tree
@@ -33,6 +34,8 @@ class Request:
         budget_bytes: that the process may use there.
         revision: commit of the target on its hub, None where nobody named one.
         draft_revision: the same for the draft.
+        parallelism: how the plan spreads models over several devices; None for one.
+        device_names: profiles of the devices, each once.
     """
 
     target: ModelInput
@@ -49,6 +52,23 @@ class Request:
     budget_bytes: int
     revision: str | None = None
     draft_revision: str | None = None
+    parallelism: Parallelism | None = None
+    device_names: tuple[str, ...] = ()
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Devices that share every layer."""
+        return 1 if self.parallelism is None else self.parallelism.tensor_parallel
+
+    @property
+    def num_stages(self) -> int:
+        """Stages that layers are spread over."""
+        return 1 if self.parallelism is None else self.parallelism.num_stages
+
+    @property
+    def num_devices(self) -> int:
+        """All of them."""
+        return self.tensor_parallel * self.num_stages
 
     @property
     def num_verify_tokens(self) -> int:
@@ -96,7 +116,8 @@ def request_of(plan: Plan, weights: Weights) -> Request:
     Raises:
         InputError: a model that is not the plan's, or a draft for a plan without one.
     """
-    inputs, speculation = plan.inputs, plan.speculation
+    inputs, speculation, spread = plan.inputs, plan.speculation, plan.spread
+    kinds = spread.kinds if spread is not None else ()
     target, target_name = _named(inputs.target, weights.model, "--model")
     draft_input, draft_name = inputs.draft, weights.draft
     if inputs.draft is not None:
@@ -117,9 +138,11 @@ def request_of(plan: Plan, weights: Weights) -> Request:
         plan.workload,
         speculation.prefill_chunk,
         inputs.device,
-        inputs.budget_bytes,
+        min([inputs.budget_bytes, *(kind.budget_bytes for kind in kinds)]),
         weights.revision,
         weights.draft_revision,
+        None if spread is None else spread.parallelism,
+        tuple(dict.fromkeys(kind.device.name for kind in kinds)),
     )
 
 

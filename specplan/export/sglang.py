@@ -24,6 +24,8 @@ def sglang_command(request: Request, pool: Pool | None) -> Command:
     argv += ["--cuda-graph-max-bs-decode", str(workload.batch_size), "--kv-cache-dtype", workload.kv_dtype]
     if pool is not None:
         argv += ["--mem-fraction-static", f"{pool.fraction:.3f}", "--max-total-tokens", str(pool.tokens)]
+    sizes = {"--tp-size": request.tensor_parallel, "--pp-size": request.num_stages}
+    argv += [word for option, size in sizes.items() if size > 1 for word in (option, str(size))]
     return Command((*argv, *_speculation(request)), request.names, listen=listening(_PORT), port=_PORT)
 
 

@@ -32,7 +32,9 @@ def _settings(request: Request) -> Iterator[str]:
     yield f"max_batch_size: {workload.batch_size}"
     yield f"max_num_tokens: {-(-request.pass_rows // _BLOCK) * _BLOCK}"
     yield f"max_seq_len: {workload.context}"
-    yield "tensor_parallel_size: 1"
+    yield f"tensor_parallel_size: {request.tensor_parallel}"
+    if request.num_stages > 1:
+        yield f"pipeline_parallel_size: {request.num_stages}"
     yield "enable_chunked_prefill: true"
 
 

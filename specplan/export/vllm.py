@@ -22,9 +22,16 @@ def vllm_command(request: Request, pool: Pool | None) -> Command:
     argv += ["--max-num-batched-tokens", str(request.pass_rows), "--kv-cache-dtype", workload.kv_dtype]
     if pool is not None:
         argv += ["--kv-cache-memory-bytes", str(pool.bytes), "--gpu-memory-utilization", f"{pool.fraction:.3f}"]
+    argv += _spread(request)
     if request.drafter != "none":
         argv += ["--speculative-config", json.dumps(_speculation(request))]
     return Command(tuple(argv), request.names)
+
+
+def _spread(request: Request) -> list[str]:
+    """Layers are spread as vLLM itself does it."""
+    sizes = {"--tensor-parallel-size": request.tensor_parallel, "--pipeline-parallel-size": request.num_stages}
+    return [word for option, size in sizes.items() if size > 1 for word in (option, str(size))]
 
 
 def _speculation(request: Request) -> dict[str, str | int | bool]:
@@ -37,7 +44,7 @@ def _speculation(request: Request) -> dict[str, str | int | bool]:
     if request.drafter == "ngram":
         config |= _LOOKUP
     if request.draft is not None:
-        config["draft_tensor_parallel_size"] = 1
+        config["draft_tensor_parallel_size"] = request.tensor_parallel  # it takes no other
         if request.target.arch.vocab_size != request.draft.arch.vocab_size:
             config["use_heterogeneous_vocab"] = True
         if request.workload.draft_kv_dtype != request.workload.kv_dtype:

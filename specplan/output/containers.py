@@ -1,4 +1,4 @@
-"""Exports as compose files and Kubernetes manifests: one GPU, models that are local mounted where they are."""
+"""Exports as compose files and Kubernetes manifests: GPUs of one host, models that are local mounted where they are."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def compose_file(exported: Exported) -> str:
         for index, name in enumerate(exported.command.files):
             lines += [f"      - source: file{index}", f"        target: {_quoted(f'{CONTAINER_FOLDER}/{name}')}"]
     lines += ["    deploy:", "      resources:", "        reservations:", "          devices:"]
-    lines += [f"            - driver: {driver}", "              count: 1", "              capabilities: [gpu]"]
+    lines += [f"            - driver: {driver}", f"              count: {exported.request.num_devices}"]
+    lines += ["              capabilities: [gpu]"]
     if _needs_hub(exported):
         lines += ["volumes:", "  hub: {}"]
     if exported.command.files:
@@ -64,8 +65,8 @@ def kubernetes_manifests(exported: Exported) -> str:
     if _needs_hub(exported):
         lines += ["          env:", "            - name: HF_TOKEN", "              valueFrom:"]
         lines += ["                secretKeyRef: {name: hub, key: token, optional: true}"]
-    lines += ["          resources:", "            limits:", f"              {resource}: 1"]
-    lines += ["          volumeMounts:"]
+    lines += ["          resources:", "            limits:"]
+    lines += [f"              {resource}: {exported.request.num_devices}", "          volumeMounts:"]
     for name, path, _ in mounts:
         lines += [f"            - name: {name}", f"              mountPath: {_quoted(path)}"]
     lines += ["      volumes:"]
@@ -81,7 +82,9 @@ def kubernetes_manifests(exported: Exported) -> str:
 
 
 def _header(exported: Exported) -> list[str]:
-    lines = [f"# specplan export: {exported.limits.title} ({exported.version}) on one {exported.request.device.title}"]
+    count, title = exported.request.num_devices, exported.request.device.title
+    where = f"one {title}" if count == 1 else f"{count} x {title}"
+    lines = [f"# specplan export: {exported.limits.title} ({exported.version}) on {where}"]
     lines += [f"# {line}" for line in exported.notes]
     folder = _MODELS.lstrip("/")
     made = (line.replace("--outfile ", f"--outfile {folder}/") for line in exported.command.preparation)

@@ -29,8 +29,9 @@ def _script(exported: Exported) -> str:
 
 def _title(exported: Exported) -> str:
     request = exported.request
+    where = f"{request.num_devices} x {request.device.title}" if request.num_devices > 1 else request.device.title
     return (
-        f"specplan export: {exported.limits.title} ({exported.version}), {request.device.title}, "
+        f"specplan export: {exported.limits.title} ({exported.version}), {where}, "
         f"{request.workload.batch_size} x {request.workload.context} tokens"
     )
 
@@ -49,7 +50,7 @@ def _json(exported: Exported) -> str:
 
 
 def memory_text(result: Exported | TooLarge) -> str:
-    """One line: what the engine needs, and of what."""
+    """One line: what the engine needs on each device, and of what."""
     parts = ", ".join(f"{part.name} {format_bytes(part.bytes)} ({part.figure.source})" for part in result.memory)
     needs = f"{result.limits.title} needs {format_bytes(result.needed_bytes)}"
     if isinstance(result, TooLarge):

@@ -8,7 +8,8 @@ from typing import Any
 
 from specplan.ledger import MemoryLedger
 from specplan.output.tables import GITHUB, PLAIN, Style, Table
-from specplan.planner.solve import Bound, Solution
+from specplan.planner.bound import Bound
+from specplan.planner.solve import Solution
 from specplan.provenance import Source
 from specplan.strict import encode
 from specplan.units import format_bytes, format_exact_bytes
@@ -43,6 +44,8 @@ def _bound_data(bound: Bound) -> dict[str, Any]:
         "value": bound.value,
         "left_bytes": bound.left_bytes,
         "shortfall_bytes": bound.shortfall_bytes,
+        "parallelism": None if bound.parallelism is None else encode(bound.parallelism),
+        "rank": bound.rank,
         "growth": [{"item": item, "bytes": num_bytes} for item, num_bytes in bound.growth()],
         "workload": encode(bound.scenario.workload),
         "speculation": encode(bound.scenario.speculation),
@@ -93,8 +96,9 @@ def _headline(solution: Solution) -> str:
 def _question(solution: Solution) -> list[str]:
     inputs, bound = solution.inputs, solution.best
     workload, speculation = bound.scenario.workload, bound.scenario.speculation
+    spread = bound.parallelism
     lines = [
-        f"device {inputs.device.title}",
+        f"device {inputs.device.title}" if spread is None else f"{spread.num_ranks} devices, {spread.describe()}",
         f"target {inputs.target.reference} in {workload.dtype} (KV {workload.kv_dtype})",
     ]
     if inputs.draft is not None:
@@ -112,11 +116,19 @@ def _question(solution: Solution) -> list[str]:
 def _rows(solution: Solution) -> Table:
     rows = [[_who(bound), *_cells(bound)] for bound in solution.bounds]
     headers = ["with", "largest", "left", "binds", "one more lacks"]
-    return rows, headers, ["left", "right", "right", "left", "right"]
+    columns = ["left", "right", "right", "left", "right"]
+    if solution.best.parallelism is None:
+        return rows, headers, columns
+    rows = [[*row, str(bound.rank), _over(bound)] for row, bound in zip(rows, solution.bounds, strict=True)]
+    return rows, [*headers, "on rank", "over"], [*columns, "right", "left"]
 
 
 def _who(bound: Bound) -> str:
     return bound.scenario.speculation.describe()
+
+
+def _over(bound: Bound) -> str:
+    return "" if bound.parallelism is None else bound.parallelism.describe()
 
 
 def _cells(bound: Bound) -> list[str]:

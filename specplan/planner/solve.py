@@ -3,78 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from specplan.errors import InputError, UnsupportedError
-from specplan.formulas.memory import MemoryModel
+from specplan.errors import InputError
 from specplan.heads import MedusaHeads
 from specplan.knob import KNOBS, Knob
-from specplan.ledger import MemoryLedger
 from specplan.plan import HeadsInput, PlanInputs
 from specplan.planner.ask import ask
+from specplan.planner.bound import Bound, widest_bound
 from specplan.planner.notes import notes
 from specplan.planner.question import Question
 from specplan.planner.question_checks import check_question
+from specplan.planner.room import Room
 from specplan.planner.space import least_scenario
-from specplan.planner.variants import scenario_of, variants
+from specplan.planner.variants import parallelisms, scenario_of, variants
 from specplan.scenario import Scenario
 from specplan.speculation import MAX_NODES, Drafter, Tree
 from specplan.workload import Workload
-
-#: How fast the search grows before it bisects: no value that is tried needs much more than the budget.
-_GROWTH = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """Where the budget ends for one drafter.
-
-    Attributes:
-        scenario: at ``value``, or at the least value when even that does not fit.
-        value: the largest that fits; 0 when none does.
-        fitting: ledger at ``value``; None when none fits.
-        beyond: ledger at the next value, which does not fit; None when ``value`` is the most that specplan plans.
-        budget_bytes: what there is.
-    """
-
-    scenario: Scenario
-    value: int
-    fitting: MemoryLedger | None
-    beyond: MemoryLedger | None
-    budget_bytes: int
-
-    @property
-    def drafter(self) -> Drafter:
-        """Who proposes."""
-        return self.scenario.speculation.drafter
-
-    @property
-    def left_bytes(self) -> int | None:
-        """What the budget has left at ``value``."""
-        return None if self.fitting is None else self.budget_bytes - self.fitting.peak_bytes
-
-    @property
-    def shortfall_bytes(self) -> int | None:
-        """What is missing for one more; None when no bound was found."""
-        return None if self.beyond is None else self.beyond.peak_bytes - self.budget_bytes
-
-    def growth(self) -> tuple[tuple[str, int], ...]:
-        """What one more adds to the peak: (item, bytes), largest first, the system's last; they sum to its growth."""
-        if self.fitting is None or self.beyond is None:
-            return ()
-        before, after = self.fitting, self.beyond
-        same = before.binding_phase == after.binding_phase
-        phases = ("resident", after.binding_phase) if same else ("resident",)
-        known = before.by_name()
-        found = [(item, item.bytes - known[item.name].bytes) for item in after.items if item.phase in phases]
-        found.sort(key=lambda entry: (entry[0].owner == "system", -entry[1]))
-        growth = [(item.name, num_bytes) for item, num_bytes in found if num_bytes]
-        if not same:
-            more = after.workspace_bytes - before.workspace_bytes
-            growth.append((f"{after.binding_phase} instead of {before.binding_phase}", more))
-        return tuple(growth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +73,7 @@ def solve(
 
     What is not fixed takes least memory: γ is 1, prefill chunk and logits rows are the smallest of the search. So the
     best value is the largest at which ``analyze`` answers with a plan. The peak never falls when a knob rises, so the
-    answer is found by bisection.
+    answer is found by bisection. Over several devices every way to spread the models is tried.
 
     Args:
         question: as for ``analyze``; its own value of the knob is not used.
@@ -138,8 +84,6 @@ def solve(
     Raises:
         InputError: another value of the question is outside its range.
     """
-    if question.cards:
-        raise UnsupportedError("solve is about one device: analyze spreads models over several")
     fixed = {"prefill_chunk": prefill_chunk, "logits_rows": logits_rows}
     check_question(_with_value(question, knob, knob.least))
     drafts = question.must_speculate or knob.name == "num_speculative_tokens"
@@ -153,7 +97,8 @@ def solve(
         for name, value in fixed.items():
             if value is not None:
                 scenario = KNOBS[name].put(scenario, value)
-        bounds.append(_bound(scenario, knob, question.inputs.budget_bytes, _limit(question, knob, scenario)))
+        rooms = _rooms(question, knob, drafter)
+        bounds.append(widest_bound(scenario, knob, rooms, _limit(question, knob, scenario)))
     solution = Solution(knob, question.inputs, tuple(bounds), ())
     reached = _with_value(question, knob, max(knob.least, solution.best.value))
     return dataclasses.replace(solution, notes=notes(dataclasses.replace(reached, assumed_lengths=False)))
@@ -167,14 +112,6 @@ def _most_nodes(question: Question, drafter: Drafter) -> Scenario:
         raise InputError(f"--for num_draft_nodes needs --tree with --drafter {drafter}, which drafts chains otherwise")
     least = least_scenario(whole, drafter).speculation
     return scenario_of(whole, variant, dataclasses.replace(least, shape=variant.tree))
-
-
-def _put(scenario: Scenario, knob: Knob, value: int) -> Scenario:
-    """The scenario with another value of the knob; a chain has a Medusa head for every token."""
-    changed = knob.put(scenario, value)
-    if knob.name == "num_speculative_tokens" and isinstance(changed.heads, MedusaHeads):
-        return dataclasses.replace(changed, heads=dataclasses.replace(changed.heads, num_heads=value))
-    return changed
 
 
 def _limit(question: Question, knob: Knob, scenario: Scenario) -> int:
@@ -191,41 +128,13 @@ def _limit(question: Question, knob: Knob, scenario: Scenario) -> int:
     return knob.limit
 
 
-def _bound(scenario: Scenario, knob: Knob, budget_bytes: int, limit: int) -> Bound:
-    def fits(value: int) -> bool:
-        return int(MemoryModel(_put(scenario, knob, value)).peak_bytes()) <= budget_bytes
-
-    def ledger(value: int) -> MemoryLedger:
-        return MemoryModel(_put(scenario, knob, value)).ledger()
-
-    value = largest(fits, knob.least, limit)
-    return Bound(
-        scenario=_put(scenario, knob, max(value, knob.least)),
-        value=value,
-        fitting=ledger(value) if value else None,
-        beyond=ledger(max(value + 1, knob.least)) if value < limit else None,
-        budget_bytes=budget_bytes,
-    )
-
-
-def largest(fits: Callable[[int], bool], least: int, limit: int) -> int:
-    """The largest number from ``least`` (at least 1) to ``limit`` that fits; 0 when none does.
-
-    ``fits`` must not turn true again once it is false.
-    """
-    if not fits(least):
-        return 0
-    low, high = least, least  # low fits; once they differ, high does not
-    while low == high:
-        if high == limit:
-            return limit
-        high = min(high * _GROWTH, limit)
-        if fits(high):
-            low = high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+def _rooms(question: Question, knob: Knob, drafter: Drafter) -> list[Room]:
+    """The device, or every way to spread a drafter's plainest variant over several, micro-batches of any batch."""
+    budget = question.inputs.budget_bytes
+    if not question.cards:
+        return [Room(budget)]
+    asked = _with_value(question, knob, len(question.cards)) if knob.name == "batch_size" else question
+    return [Room(budget, parallelism, question.cards) for parallelism in parallelisms(asked, drafter)]
 
 
 def _with_value(question: Question, knob: Knob, value: int) -> Question:

@@ -104,6 +104,14 @@ def variants(question: Question, drafter: Drafter) -> tuple[Variant, ...]:
     return tuple(spread for variant in _variants(question, drafter) for spread in _spread(question, variant))
 
 
+def parallelisms(question: Question, drafter: Drafter) -> tuple[Parallelism, ...]:
+    """Every way to spread a drafter's plainest variant over the question's devices."""
+    found = variants(question, drafter)
+    plainest = dataclasses.replace(found[0], parallelism=None)
+    alike = (each for each in found if dataclasses.replace(each, parallelism=None) == plainest)
+    return tuple(each.parallelism for each in alike if each.parallelism is not None)
+
+
 def _spread(question: Question, variant: Variant) -> Iterator[Variant]:
     """A variant in every way to spread it; as it is on one device."""
     if not question.cards:

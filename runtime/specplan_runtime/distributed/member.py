@@ -19,7 +19,7 @@ from specplan_runtime.distributed.follower import obey
 from specplan_runtime.distributed.launch import end_with_parent
 from specplan_runtime.distributed.ranks import RankLost, Ranks
 from specplan_runtime.engine import Engine
-from specplan_runtime.report import MeasuredItem, measure_assembly
+from specplan_runtime.report import MeasuredItem, RankReport, measure_assembly, process_peak_bytes
 
 _UNKNOWN = -1
 
@@ -28,7 +28,7 @@ _UNKNOWN = -1
 class Others:
     """What all ranks measured, when they are done."""
 
-    measured: tuple[tuple[MeasuredItem, ...], ...] = ()
+    measured: tuple[RankReport, ...] = ()
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def follow(plan: Plan, ranks: Ranks) -> None:
     budget.cap_process(own, assembly.device)
     with budget.refusing_growth():
         obey(assembly, ranks)
-    _exchange(plan, ranks, measure_assembly(own, assembly, process_bytes))
+    _exchange(plan, ranks, measure_assembly(own, assembly, process_bytes), process_peak_bytes(assembly.device))
 
 
 @contextmanager
@@ -91,9 +91,10 @@ def leading(engine: Engine, ranks: Ranks, process_bytes: int | None) -> Iterator
     others.measured = _finish(engine, ranks, process_bytes)
 
 
-def _finish(engine: Engine, ranks: Ranks, process_bytes: int | None) -> tuple[tuple[MeasuredItem, ...], ...]:
+def _finish(engine: Engine, ranks: Ranks, process_bytes: int | None) -> tuple[RankReport, ...]:
     ranks.tell(Stop())
-    return _exchange(engine.plan, ranks, measure_assembly(engine.plan, engine.assembly, process_bytes))
+    own = measure_assembly(engine.plan, engine.assembly, process_bytes)
+    return _exchange(engine.plan, ranks, own, process_peak_bytes(engine.device))
 
 
 def _compare(plan: Plan, ranks: Ranks) -> None:
@@ -106,16 +107,19 @@ def _compare(plan: Plan, ranks: Ranks) -> None:
             raise InputError(f"rank {', '.join(different)} was given another plan than rank 0")
 
 
-def _exchange(plan: Plan, ranks: Ranks, own: Sequence[MeasuredItem]) -> tuple[tuple[MeasuredItem, ...], ...]:
-    """The measured items of every rank."""
+def _exchange(plan: Plan, ranks: Ranks, own: Sequence[MeasuredItem], peak_bytes: int | None) -> tuple[RankReport, ...]:
+    """What every rank measured."""
     assert plan.spread is not None
     most = max(len(kind.ledger.items) for kind in plan.spread.kinds)
-    measured = [_UNKNOWN if item.measured_bytes is None else item.measured_bytes for item in own]
-    everyone = ranks.exchange(measured + [_UNKNOWN] * (most - len(own)))
-    return tuple(
-        tuple(
-            MeasuredItem(item, None if number == _UNKNOWN else number)
-            for item, number in zip(plan.spread.kind_of(rank).ledger.items, numbers, strict=False)
-        )
-        for rank, numbers in enumerate(everyone)
-    )
+    numbers = [peak_bytes, *(item.measured_bytes for item in own), *[None] * (most - len(own))]
+    everyone = ranks.exchange([_UNKNOWN if number is None else number for number in numbers])
+    found = []
+    for rank, (peak, *measured) in enumerate(everyone):
+        kind = plan.spread.kind_of(rank)
+        items = (MeasuredItem(*pair) for pair in zip(kind.ledger.items, map(_known, measured), strict=False))
+        found.append(RankReport(rank, kind, tuple(items), _known(peak)))
+    return tuple(found)
+
+
+def _known(number: int) -> int | None:
+    return None if number == _UNKNOWN else number

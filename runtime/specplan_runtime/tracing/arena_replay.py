@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 import torch
 
 from specplan.errors import UnsupportedError
+from specplan.parallel.parallelism import Rank
 from specplan.plan import ModelInput, Plan
 from specplan_runtime.arena import ALIGNMENT, Arena
 from specplan_runtime.build import make_decoders, run_head
 from specplan_runtime.decoder import Decoder
+from specplan_runtime.distributed.ranks import Ranks
 from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, num_logits, place
-from specplan_runtime.parameters import tensors_in
+from specplan_runtime.parameters import Parameters, tensors_in
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from specplan_runtime.span import Span
 from specplan_runtime.topology import topology_of
@@ -33,6 +35,8 @@ _WORKSPACE_ITEMS = (
     "joined",
     "norm",
     "scratch",
+    "gathered",
+    "in_flight",
     "medusa_block",
     "medusa_head",
 )
@@ -44,14 +48,20 @@ def _half() -> float:
     return 0.5
 
 
-def replay_arena(plan: Plan, announce: Callable[[str], None]) -> Iterator[Traced]:
-    """Resident tensors, every phase's workspace, and what operators allocate beside the arena."""
+def replay_arena(plan: Plan, announce: Callable[[str], None], ranks: Ranks | None = None) -> Iterator[Traced]:
+    """Resident tensors, every phase's workspace, and what operators allocate beside the arena.
+
+    Args:
+        plan: as seen from its rank where there are several.
+        announce: told the name of each phase.
+        ranks: stand in for the others.
+    """
     capacity = _capacity(plan)
     block = torch.empty(capacity, dtype=torch.uint8, device="meta")
     layout = place(plan, Arena(block))
     resident_end = _resident_end(layout)
     yield from _resident(plan, layout, resident_end)
-    decoders = list(make_decoders(plan, layout))
+    decoders = list(make_decoders(plan, layout, ranks))
     outside = 0
     for phase, run in _phases(plan, layout, decoders):
         announce(phase)
@@ -88,19 +98,31 @@ def _span(tensor: torch.Tensor) -> int:
 
 
 def _resident(plan: Plan, layout: Layout, resident_end: int) -> Iterator[Traced]:
+    rank = plan.scenario.rank
     owners = (("target", plan.inputs.target, layout.target), ("draft", plan.inputs.draft, layout.draft))
     for owner, model, parameters in owners:
-        if model is None or parameters is None:
-            continue
-        if not parameters.precision.int8:
-            weights = _counted_weights(model, parameters.precision.compute)
-            if weights is not None:
-                yield Traced(f"{owner}.weights", (f"{owner}.weights",), weights, "parameters of the transformers model")
-        caches = sum(tensor.nbytes for tensor in (*tensors_in(parameters.full), *tensors_in(parameters.windowed)))
-        yield Traced(f"{owner}.kv_cache", (f"{owner}.kv_cache",), caches, "tensors of the cache")
+        if model is not None and parameters is not None:
+            yield from resident_of(owner, model, parameters, _is_whole(owner, rank))
     resident = tuple(item.name for item in plan.ledger.owned_items() if item.phase == "resident")
     everything = tuple(name for name in resident if name != "kernel_output")
     yield Traced("all resident tensors", everything, resident_end, "end of the last one in the arena")
+
+
+def _is_whole(owner: str, rank: Rank | None) -> bool:
+    return rank is None or (owner == "draft" and rank.draft_is_whole)
+
+
+def resident_of(owner: str, model: ModelInput, parameters: Parameters, whole: bool) -> Iterator[Traced]:
+    """Weights and caches of a model, or of a share of it; the weights of whole ones as transformers builds them."""
+    weights, method = None, "parameters of the transformers model"
+    if not whole:
+        weights, method = sum(tensor.nbytes for tensor in parameters.weight_tensors()), "tensors of the share"
+    elif not parameters.precision.int8:
+        weights = _counted_weights(model, parameters.precision.compute)
+    if weights is not None:
+        yield Traced(f"{owner}.weights", (f"{owner}.weights",), weights, method)
+    caches = sum(tensor.nbytes for tensor in (*tensors_in(parameters.full), *tensors_in(parameters.windowed)))
+    yield Traced(f"{owner}.kv_cache", (f"{owner}.kv_cache",), caches, "tensors of the cache")
 
 
 def _counted_weights(model: ModelInput, dtype: torch.dtype) -> int | None:
@@ -125,9 +147,8 @@ def _phases(plan: Plan, layout: Layout, decoders: list[Decoder]) -> Iterator[tup
         shape = work.shape
         count = shape.num_rows // shape.batch_size
         start = max(0, shape.slots.full - count)
-        row = 0 if phase.startswith("prefill") else None
         tree = topology if phase == "verify" and topology.hidden is not None else None
-        span = Span([[0] * count] * shape.batch_size, [start] * shape.batch_size, row, topology=tree)
+        span = Span([[0] * count] * shape.batch_size, [start] * shape.batch_size, 0, topology=tree)
         yield phase, _pass(decoder, work, span, layers, num_logits(phase, shape, plan.speculation.shape))
     medusa, medusa_work = layout.medusa, layout.medusa_work
     if medusa is not None and medusa_work is not None:
@@ -145,17 +166,25 @@ def _head_pass(layout: Layout, work: Workspace) -> Callable[[], None]:
 def _pass(decoder: Decoder, work: Workspace, span: Span, layers: int | None, num_logits: int) -> Callable[[], None]:
     def run() -> None:
         decoder.forward(work, span, layers)
+        if work.in_flight is not None:
+            work.in_flight.zero_()  # the pass before or behind this one, under way meanwhile
+        if not decoder.has_head:
+            return
+        if work.exchange is not None:
+            decoder.best(work, None, num_logits)
         _sample(work, decoder.logits(work, None, num_logits))
 
     return run
 
 
 def _sample(work: Workspace, tiles: Iterator[tuple[int, torch.Tensor]]) -> None:
-    """Everything that is done with logits: arg-max, and acceptance of one row."""
+    """Everything that is done with logits: arg-max, and acceptance of the first row; other ranks see empty rows."""
     sampler = RowSampler(work, _SAMPLING)
-    for _, logits in tiles:
-        torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)])
-        sampler.load(logits[0])
-        sampler.accept(0, None, _half)
-        sampler.draw(_half)
+    for first, logits in tiles:
+        if logits.numel():
+            torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)])
+        if first == 0 and logits.numel():
+            sampler.load(logits[0])
+            sampler.accept(0, None, _half)
+            sampler.draw(_half)
         del logits  # a head that allocates is about to make the next tile

@@ -72,7 +72,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         device_types: count storages on these device types only, for example ``("meta",)``; None for all.
         scalar: answers reads of single elements of meta tensors (``.item()``, ``bool(tensor)``), which have no
-            value of their own; ``.tolist()`` then gives 0, 1, 2, … None leaves both to fail as PyTorch has it.
+            value of their own; ``.tolist()`` then gives 0, 1, 2, … in the rows of a table, 0 in a single row. None
+            leaves both to fail as PyTorch has it.
         arena: a tensor that spans the storage in which the highest touched byte is looked for.
 
     Attributes:
@@ -206,9 +207,12 @@ def _reads_to_the_host(func: Any, arguments: Sequence[torch.Tensor], kwargs: Any
 
 
 def _ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """Stands for content that is not there: 0, 1, 2, … along the last dimension, as choices of experts are."""
-    size = tensor.shape[-1] if tensor.dim() else 1
-    return torch.arange(size).expand(tensor.shape).to(tensor.dtype)
+    """Stands for content that is not there: 0, 1, 2, … in a table's rows, as choices of experts are; 0 in a single one,
+    as the best tokens of rows are.
+    """
+    if tensor.dim() < 2:
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return torch.arange(tensor.shape[-1]).expand(tensor.shape).to(tensor.dtype)
 
 
 def _only_views(func: Any) -> bool:

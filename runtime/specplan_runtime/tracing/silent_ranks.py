@@ -1,0 +1,43 @@
+"""``SilentRanks``: one rank without the others, for a replay."""
+
+from __future__ import annotations
+
+import torch
+
+from specplan.parallel.parallelism import Parallelism
+from specplan_runtime.distributed.ranks import Ranks
+
+
+class SilentRanks(Ranks):
+    """Nothing is sent: what others would give or take is read and written in the buffers that it has its place in.
+
+    Args:
+        parallelism: of the plan.
+        rank: which of its ranks.
+    """
+
+    def __init__(self, parallelism: Parallelism, rank: int) -> None:  # no processes to meet
+        self.parallelism, self.rank = parallelism, rank
+        self.stage, self.part = parallelism.stage_of(rank), rank % parallelism.tensor_parallel
+
+    def add_up(self, x: torch.Tensor) -> None:
+        """A sum that stays as it is."""
+        if self.parallelism.tensor_parallel > 1:
+            x.add_(0)
+
+    def gather_all(self, own: torch.Tensor, all_of_them: torch.Tensor) -> None:
+        """As if all ranks had found the same."""
+        all_of_them.copy_(own)
+
+    def gather(self, own: torch.Tensor, all_of_them: torch.Tensor) -> None:
+        """The same, on the deciding rank."""
+        if self.decides:
+            all_of_them.copy_(own)
+
+    def send(self, hidden: torch.Tensor) -> None:
+        """Read by nobody."""
+        hidden.add_(0)
+
+    def receive(self, hidden: torch.Tensor) -> None:
+        """Zeros."""
+        hidden.zero_()
