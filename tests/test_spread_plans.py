@@ -281,7 +281,7 @@ def test_text_and_json_show_every_rank(tmp_path: Path) -> None:
     for arguments, message in (
         (("explain", "--plan", str(path), "--rank", "3"), "ranks 0 to 2"),
         (("explain", "--rank", "0"), "--rank needs --plan"),
-        (("run", str(path), "--prompt", "a"), "a plan for 3 devices"),
+        (("run", str(path), "--prompt", "a"), "a profile has no weights here"),
         (("export", str(path), "--engine", "vllm"), "does not speculate over 3 stages"),
     ):
         error = run(*arguments).exception

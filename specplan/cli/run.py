@@ -53,6 +53,7 @@ def run(plan: Path, **options: Any) -> None:
     The text goes to stdout; a table of planned and measured bytes, accepted lengths and speed goes to stderr.
     """
     from specplan import planfile
+    from specplan.models.replace import with_weights
 
     sources = [name for name in ("prompt", "prompts", "chat") if options[name] not in (None, False)]
     if len(sources) != 1:
@@ -67,6 +68,7 @@ def run(plan: Path, **options: Any) -> None:
     options["rank_timeout_s"] = options.pop("rank_timeout")
     if not 0 < options["rank_timeout_s"] <= 86400:
         raise InputError(f"--rank-timeout {options['rank_timeout_s']}: expected up to 86400 seconds")
+    loaded = with_weights(loaded, options.pop("model"), options.pop("draft"), options.pop("heads"))
     try:
         if loaded.spread is not None and "RANK" not in os.environ:
             _launch(loaded.spread.parallelism)
@@ -74,10 +76,7 @@ def run(plan: Path, **options: Any) -> None:
         from specplan_runtime import session
     except ImportError as error:
         raise EnvironmentProblem(f"running a plan needs {error.name}: pip install 'specplan[runtime]'") from None
-    from specplan.models.replace import with_weights
-
     sampling = {name: options.pop(name) for name in ("temperature", "top_k", "top_p", "seed")}
-    loaded = with_weights(loaded, options.pop("model"), options.pop("draft"), options.pop("heads"))
     session.run(loaded, session.RunOptions(params=session.SamplingParams(**sampling), **options))
 
 
