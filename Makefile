@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 DEV = hypothesis import-linter jsonschema junitparser matplotlib mypy pytest pytest-xdist ruff types-PyYAML types-jsonschema types-tabulate
 
 .PHONY: demo test lint types contracts unit docs docs-check bench bench-qwen bench-batches bench-heads \
-  bench-calibrated bench-peers bench-specmemo clean
+  bench-calibrated bench-distributed bench-peers bench-specmemo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specplan pull smollm2-135m --to $(MODELS)
@@ -78,6 +78,11 @@ bench-calibrated: $(VENV)/.installed
 	$(BIN)/python -m bench.calibrated --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf --gammas 2,4,6 --early-exit 2
 	$(BIN)/python -m bench.calibrated --model $(MODELS)/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf \
 	  --draft $(MODELS)/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf --ngram 2,4,6
+
+# Two and four processes against one, token by token and byte by byte; then ranks are killed. No downloads, ten minutes.
+bench-distributed: $(VENV)/.installed
+	$(BIN)/python -m bench.distributed
+	$(BIN)/python -m bench.rank_kill
 
 # Other memory calculators on the same questions; their environments take about 5 GB.
 bench-peers: $(VENV)/.installed

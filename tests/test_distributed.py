@@ -13,7 +13,7 @@ import pytest
 
 from specplan.parallel.parallelism import Parallelism
 from specplan_runtime.arena import Arena
-from specplan_runtime.distributed.commands import Choose, Command, Compact, Forward, Stop, decode
+from specplan_runtime.distributed.commands import Choose, Command, Compact, Forward, Passes, RunHeads, Stop, decode
 from specplan_runtime.engine import Engine
 from specplan_runtime.layout import place
 from specplan_runtime.span import Span
@@ -25,6 +25,7 @@ from tests.runtime_helpers import perturbed, plan_for, serve, spread_over, varia
 PROMPTS = ["a b a b a", "c d e f g h i j k", "l m n"]
 TENSOR, STAGES = Parallelism(2, (4,)), Parallelism(1, (3, 1), draft_rank=1)
 NEW_TOKENS = 12
+TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 #: Split, drafter, batch.
 RUNS = {
     "tensor ranks, prompts of different lengths": (Parallelism(2, (4,), 1, "split"), "draft_model", 3),
@@ -130,6 +131,26 @@ def test_ranks_with_different_plans_or_without_weights_are_refused(model: Path, 
     assert other == (3, "", "")
 
 
+def test_ctrl_c_ends_the_answer_of_a_chat_and_not_the_chat(tmp_path: Path) -> None:
+    model, plan = model_folder(tmp_path / "model", chat_template=TEMPLATE, eos_token_id=None), tmp_path / "plan.json"
+    save_plan(plan, model, STAGES, context=400, **drafting(model, "ngram"))
+    transcript = tmp_path / "chat.json"
+    flags = ("--chat", "--max-new-tokens", 150, "--transcript", transcript)
+    process = start("specplan", "run", plan, *flags, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("a b\n")
+    process.stdin.flush()
+    began = os.read(process.stdout.fileno(), 4).decode()
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate("c d\n", timeout=120)
+    assert process.returncode == 0, err
+    assert "[stopped]" in err
+    answers = [message["content"] for message in json.loads(transcript.read_text())["messages"][1::2]]
+    assert (began + out).splitlines() == answers
+    assert len(answers[0].split()) < len(answers[1].split()) == 150
+
+
 SPLITS = [
     Parallelism(2, (4,)),
     Parallelism(1, (1, 3), draft_rank=1),
@@ -164,7 +185,10 @@ def test_commands_survive_their_encoding() -> None:
         Forward(0, "prefill_target", Span([[9] * 5], [3], 1), 2),
         Choose(0, "draft", [2, 5], 2, 29, sampled=False),
         Choose(0, "verify", None, 6, None, sampled=True),
+        Passes((Forward(0, "verify", span, None), Forward(0, "verify", Span([[9] * 5], [3], 1), None)), True),
+        Passes((Forward(0, "prefill_target", span, None),), None),
         Compact(1, 2, 30, [1, 4]),
+        RunHeads(),
         Stop(),
     ]
     for command in commands:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from specplan import planfile
 from specplan.arch import ModelArch
 from specplan.devices.bundled import device_profile
-from specplan.errors import UnsupportedError
-from specplan.heads import Heads, MedusaHeads
+from specplan.heads import Heads, MedusaHeads, published_heads
 from specplan.ledger import MemoryLedger
 from specplan.models.resolve import resolve_model
 from specplan.parallel.checks import can_spread
@@ -26,6 +25,7 @@ from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan.trees import find_tree
 from specplan.workload import Workload
 from specplan_runtime.verification import Verification, verify
+from tests.conftest import tiny_arch
 from tests.runtime_helpers import spread_over
 from tests.strategies import family_configs, trees
 from tests.test_cli import ended
@@ -77,7 +77,8 @@ def spread_plans(draw: st.DrawFn) -> Plan:
     heads: Heads | None = None
     if drafter == "medusa" and isinstance(shape, Tree):
         heads = MedusaHeads(shape.depth, draw(st.integers(1, 2)), False, shape.topk)
-        parallelism = dataclasses.replace(parallelism, draft_placement="rank", draft_rank=parallelism.deciding_rank)
+        placement = draw(st.sampled_from(("rank", "split")))
+        parallelism = dataclasses.replace(parallelism, draft_placement=placement, draft_rank=parallelism.deciding_rank)  # type: ignore[arg-type]
     exit_layers = draw(st.integers(1, num_layers)) if drafter == "early_exit" else 0
     speculation = Speculation(drafter, shape, exit_layers, draw(st.integers(1, 90)), draw(st.integers(2, 30)))  # type: ignore[arg-type]
     plan = plan_of(arch, draft, workload, speculation, heads=heads)
@@ -175,9 +176,17 @@ def test_a_replica_that_is_not_named_is_found(staged: Plan) -> None:
     assert [proof.subject for proof in found.proofs if proof.difference] == ["target.weights"]
 
 
-def test_heads_over_ranks_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match="Medusa heads that are spread over ranks"):
-        verify(llama_2_70b(Parallelism(8, (80,), 1, "split", 0)))
+def test_heads_over_ranks() -> None:
+    assert_holds(llama_2_70b(Parallelism(8, (80,), 1, "split", 0)))
+
+
+@pytest.mark.parametrize("parallelism", [Parallelism(2, (6,)), Parallelism(2, (1, 2, 3), 1, "rank", 4)])
+def test_an_eagle3_head_reads_features_of_all_stages(parallelism: Parallelism) -> None:
+    arch = tiny_arch(num_hidden_layers=6, vocab_size=99)
+    heads = published_heads("eagle3", arch, Chain(3), shares_head=False)
+    workload, speculation = Workload(100, 3, *["float32"] * 4), Speculation("eagle3", Chain(3), 0, 16, 4)
+    plan = plan_of(arch, None, workload, speculation, heads=heads)
+    assert_holds(spread_over(plan, parallelism))
 
 
 def test_the_command_line(

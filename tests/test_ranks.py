@@ -14,13 +14,13 @@ from specplan.devices.bundled import device_profile
 from specplan.errors import InputError, UnsupportedError
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.replicas import replicas
-from specplan.heads import MedusaHeads
+from specplan.heads import MedusaHeads, published_heads
 from specplan.models.resolve import resolve_model
 from specplan.parallel.checks import check_parallelism
 from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import even_layers, rank_scenarios
 from specplan.scenario import Scenario
-from specplan.speculation import Chain, Drafter, Speculation
+from specplan.speculation import Chain, Drafter, Speculation, Tree
 from specplan.trees import find_tree
 from specplan.workload import Workload
 from tests.conftest import tiny_arch
@@ -311,8 +311,43 @@ def test_drafters_that_read_other_stages_are_refused() -> None:
     check_parallelism(early, Parallelism(2, (2,)))
     with pytest.raises(UnsupportedError, match="early_exit"):
         check_parallelism(early, Parallelism(1, (1, 1)))
-    with pytest.raises(UnsupportedError, match="eagle3"):
-        check_parallelism(whole(tiny_arch(), drafter="eagle3"), Parallelism(2, (2,)))
+    with pytest.raises(UnsupportedError, match="mtp"):
+        check_parallelism(whole(tiny_arch(), drafter="mtp"), Parallelism(2, (2,)))
+
+
+def test_an_eagle3_head_is_beside_the_logits_with_an_embedding() -> None:
+    """In stages the target's embedding is elsewhere, in tensor ranks in parts: the head's rank holds a copy."""
+    arch = tiny_arch(num_hidden_layers=4, vocab_size=99)
+    heads = published_heads("eagle3", arch, Chain(3), shares_head=False)
+    scenario = dataclasses.replace(whole(arch, drafter="eagle3"), heads=heads)
+    single = {item.name: item.bytes for item in MemoryModel(scenario).ledger().items}
+    for parallelism in (
+        Parallelism(2, (4,)),
+        Parallelism(1, (1, 3), draft_rank=1),
+        Parallelism(2, (2, 2), 1, "rank", 2),
+    ):
+        ranks = spread(scenario, parallelism)
+        have = [rank for rank, items in enumerate(ranks) if "drafter.weights" in items]
+        assert have == [parallelism.deciding_rank]
+        table = 99 * arch.hidden_size * 4
+        assert ranks[have[0]]["drafter.weights"] == single["drafter.weights"] + table
+        assert ranks[have[0]]["drafter.kv_cache"] == single["drafter.kv_cache"]
+        (copy,) = (found for found in replicas(scenario, parallelism) if found.item == "drafter.weights")
+        assert (copy.name, copy.bytes) == ("the target's embedding", table)
+    with pytest.raises(InputError, match="rank that decides, 1"):
+        check_parallelism(scenario, Parallelism(1, (1, 3), draft_rank=0))
+    with pytest.raises(UnsupportedError, match="no micro-batches"):
+        check_parallelism(scenario, Parallelism(1, (1, 3), 2, draft_rank=1))
+
+
+def test_a_draft_that_proposes_trees_is_beside_the_logits_or_split() -> None:
+    scenario = whole(tiny_arch(), tiny_arch())
+    tree = Tree(((0,), (1,), (0, 0)))
+    scenario = dataclasses.replace(scenario, speculation=dataclasses.replace(scenario.speculation, shape=tree))
+    check_parallelism(scenario, Parallelism(1, (1, 1), draft_rank=1))
+    check_parallelism(scenario, Parallelism(1, (1, 1), 1, "split"))
+    with pytest.raises(UnsupportedError, match="lives on rank 1"):
+        check_parallelism(scenario, Parallelism(1, (1, 1), draft_rank=0))
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_every_variant_has_the_bytes_and_the_time_of_its_ranks() -> None:
         ({"budget": 13 * GIB}, "rtx-3060 has only"),
         ({"gpu": "apple-m2-16gb"}, "no link"),
         ({"gpu": "mi250,rtx-3090", "num_gpus": None}, "several makers"),
-        ({"drafter": "eagle3"}, "eagle3"),
+        ({"drafter": "mtp"}, "mtp"),
         ({"drafter": "early_exit"}, "early_exit"),
         ({"forward": "transformers"}, "--forward transformers"),
     ],

@@ -9,10 +9,12 @@ import pytest
 
 from specplan.device import DeviceSpec
 from specplan.devices.bundled import device_profile
+from specplan.heads import Eagle3Head, published_heads
 from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import rank_scenarios
 from specplan.provenance import Figure
 from specplan.scenario import Scenario
+from specplan.speculation import Chain
 from specplan.speed.links import TOKENS_S, Link, slowest_link
 from specplan.speed.parallel import SpreadTimer
 from specplan.speed.roofline import Pass, pass_seconds
@@ -101,6 +103,23 @@ def test_drafts_take_time_wherever_they_live(placement: str) -> None:
     scenario = whole(tiny_arch(num_hidden_layers=4), tiny_arch(num_hidden_layers=2), device="rtx-3060")
     parallelism = Parallelism(1, (2, 2), 1, placement, 1)  # type: ignore[arg-type]
     assert step(scenario, parallelism, 4) > step(scenario, parallelism, 2) > step(scenario, parallelism, 0)
+
+
+def test_features_of_other_stages_are_sent_to_an_eagle3_head() -> None:
+    arch = tiny_arch(num_hidden_layers=6)
+    base = whole(arch, drafter="eagle3", device="rtx-3060")
+    heads = published_heads("eagle3", arch, Chain(3), shares_head=False)
+    assert isinstance(heads, Eagle3Head)
+    device = base.device
+    one_send = 6.6e-6 + device.link_latency_s.value
+    row = arch.hidden_size * 4 / device.link_bandwidth_bytes_per_s.value
+
+    def seconds(*layers: int) -> float:
+        head = dataclasses.replace(heads, feature_layers=layers)
+        return step(dataclasses.replace(base, heads=head), Parallelism(1, (3, 3), draft_rank=1), 2)
+
+    rows = base.workload.batch_size * 3
+    assert seconds(0, 2, 5) - seconds(3, 4, 5) == pytest.approx(2 * (one_send + rows * row), rel=1e-6)
 
 
 def test_a_draft_away_from_the_logits_sends_its_probabilities() -> None:

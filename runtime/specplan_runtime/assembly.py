@@ -22,7 +22,8 @@ class Assembly(Generic[Work]):
     Attributes:
         device: where everything lives.
         target: the verified model.
-        decoders: the target's and, with a draft model, the draft's.
+        decoders: those of this process: the target's and, with a draft model, the draft's.
+        draft: whose cache the drafter fills: the draft's, wherever it is, or without one the target's.
         drafter: of the plan.
         workspaces: by phase.
         prefill_chunk: tokens per prefill pass.
@@ -34,6 +35,7 @@ class Assembly(Generic[Work]):
     device: torch.device
     target: Forward[Work]
     decoders: tuple[Forward[Work], ...]
+    draft: Forward[Work]
     drafter: Drafter
     workspaces: dict[str, Work]
     prefill_chunk: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,17 @@ from specplan_runtime.arena import Arena
 from specplan_runtime.assembly import Assembly, check_ledger, models_of
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.distributed.ranks import Ranks
-from specplan_runtime.distributed.spread import check_spread, cuts_of, decoders_of, lead, together
+from specplan_runtime.distributed.split_heads import SplitHeads
+from specplan_runtime.distributed.spread import (
+    away_draft,
+    check_spread,
+    cuts_of,
+    decoders_of,
+    head_rows,
+    lead,
+    spread_tap,
+    together,
+)
 from specplan_runtime.drafters.autoregressive import AutoregressiveDrafter
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.drafters.branching import BranchingDrafter
@@ -25,6 +36,7 @@ from specplan_runtime.drafters.medusa import MedusaDrafter
 from specplan_runtime.drafters.model import DraftModel
 from specplan_runtime.drafters.ngram import NgramDrafter
 from specplan_runtime.eagle import Eagle3Pass
+from specplan_runtime.forward import Forward
 from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, num_logits, place
 from specplan_runtime.loading.cut import Cut
@@ -46,11 +58,13 @@ class OwnAssembly(Assembly[Workspace]):
         layout: everything placed.
         decoders: the target's and, with a draft model, the draft's.
         target: the first of them.
+        run_heads: fills the candidates of Medusa heads, of this rank's part where they are split.
     """
 
     layout: Layout
     decoders: tuple[Decoder, ...]
     target: Decoder
+    run_heads: Callable[[], None]
 
 
 def assemble(plan: Plan, progress: Progress, random_weights: bool = False, ranks: Ranks | None = None) -> Assembly[Any]:
@@ -91,17 +105,21 @@ def assemble_own(
         _learn_layouts(counted)
         layout = place(plan, Arena.allocate(counted.arena.high_water, device))
         _fill(layout, sources, cuts_of(plan, ranks), progress)
-        _fill_heads(plan, layout, random_weights)
+        _fill_heads(plan, layout, sources, head_rows(plan, ranks))
     decoders = make_decoders(plan, layout, ranks)
-    warm_up(layout, decoders, speculation=plan.speculation)
+    run_heads, lead_heads = heads_of(plan, layout, ranks)
+    warm_up(layout, decoders, plan.speculation, run_heads)
     lead(decoders)
     follows = ranks is not None and not ranks.decides
+    draft: Forward[Workspace] = away_draft(plan, layout, ranks) or decoders[-1]
     return OwnAssembly(
         device=device,
         layout=layout,
         target=decoders[0],
         decoders=decoders,
-        drafter=NoDrafter() if follows else make_drafter(plan, layout, decoders),
+        draft=draft,
+        run_heads=run_heads,
+        drafter=NoDrafter() if follows else make_drafter(plan, layout, draft, lead_heads),
         workspaces=layout.workspaces,
         prefill_chunk=layout.workspaces["prefill_target"].shape.num_rows,
         topology=topology_of(plan.speculation.shape, layout.tree),
@@ -123,27 +141,44 @@ def _fill(layout: Layout, sources: Sequence[TensorSource], cuts: Sequence[Cut], 
 def make_decoders(plan: Plan, layout: Layout, ranks: Ranks | None = None) -> tuple[Decoder, ...]:
     """The target's, which shows its hidden states to a head that reads them, and with a draft model the draft's."""
     decoders = decoders_of(plan, layout, ranks)
-    if layout.eagle3 is not None:
-        decoders[0].tap = layout.eagle3.tap
+    tap = layout.eagle3.tap if layout.eagle3 is not None else None
+    decoders[0].tap = tap if ranks is None else spread_tap(plan, tap, ranks)
     return decoders
 
 
-def _fill_heads(plan: Plan, layout: Layout, random_weights: bool) -> None:
-    """Heads from their files, or noise."""
+def heads_of(plan: Plan, layout: Layout, ranks: Ranks | None) -> tuple[Callable[[], None], Callable[[], None]]:
+    """What runs this process's Medusa heads, or its part, and what the drafter calls to run all of them."""
+    medusa, work = layout.medusa, layout.medusa_work
+    if medusa is None or work is None:
+        return _nothing, _nothing
+    if work.exchange is not None and ranks is not None:
+        split = SplitHeads(medusa, work, ranks, plan.inputs.target.arch.vocab_size)
+        return split.run, split.lead
+    return (partial(run_medusa, medusa, work),) * 2
+
+
+def _nothing() -> None:
+    """No heads here."""
+
+
+def _fill_heads(plan: Plan, layout: Layout, sources: Sequence[TensorSource], rows: range | None) -> None:
+    """Heads from their files, those rows of their output matrices that are here; or noise without the target's."""
     files, arch = plan.inputs.head_files, plan.inputs.target.arch
-    if layout.medusa is not None and random_weights:
+    if layout.medusa is not None and not sources:
         for tensor in layout.medusa.weight_tensors():
             tensor.normal_(0, 0.02)
     elif layout.medusa is not None and isinstance(files, HeadsInput):
-        load_heads(layout.medusa, files, arch)
-    if layout.eagle3 is not None and random_weights:
+        load_heads(layout.medusa, files, arch, rows)
+    if layout.eagle3 is not None and not sources:
         fill_eagle3_randomly(layout.eagle3)
     elif layout.eagle3 is not None and isinstance(files, Eagle3Input):
-        load_eagle3(layout.eagle3, files, arch)
+        load_eagle3(layout.eagle3, files, arch, sources[0])
 
 
 @torch.inference_mode()
-def warm_up(layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculation) -> None:
+def warm_up(
+    layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculation, run_heads: Callable[[], None]
+) -> None:
     """Run every phase once at its full shape: libraries then hold all the scratch that they will ever want.
 
     What the passes leave in the caches is overwritten by the first prompt.
@@ -166,8 +201,7 @@ def warm_up(layout: Layout, decoders: tuple[Decoder, ...], speculation: Speculat
         decoder.best(work, None, rows)
         for _, logits in decoder.logits(work, None, rows):
             del logits
-    if layout.medusa is not None and layout.medusa_work is not None:
-        run_medusa(layout.medusa, layout.medusa_work)
+    run_heads()
 
 
 def run_head(layout: Layout, work: Workspace, start: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
@@ -189,25 +223,33 @@ def _learn_layouts(counted: Layout) -> None:
                 layout_of(*shape)
 
 
-def make_drafter(plan: Plan, layout: Layout, decoders: tuple[Decoder, ...]) -> Drafter:
-    """The drafter of a plan over loaded decoders."""
-    speculation = plan.speculation
+def make_drafter(plan: Plan, layout: Layout, draft: Forward[Workspace], run_heads: Callable[[], None]) -> Drafter:
+    """The drafter of a plan over loaded models.
+
+    Args:
+        plan: with what it drafts.
+        layout: of this process.
+        draft: the draft model, or for early exit the target.
+        run_heads: runs Medusa heads.
+    """
+    speculation, works = plan.speculation, layout.workspaces
     if speculation.drafter == "none":
         return NoDrafter()
     if speculation.drafter == "ngram":
         return NgramDrafter(plan.workload.batch_size)
-    if layout.medusa is not None and layout.medusa_work is not None:
-        return MedusaDrafter(layout.medusa, layout.medusa_work, speculation.shape)
+    if layout.medusa is not None:
+        return MedusaDrafter(layout.medusa, run_heads, speculation.shape)
     if layout.eagle3 is not None:
         head = Eagle3Pass(layout.eagle3, layout.target)
-        return Eagle3Drafter(head, layout.workspaces["draft"], layout.workspaces["prefill_draft"])
+        return Eagle3Drafter(head, works["draft"], works["prefill_draft"])
     early = speculation.drafter == "early_exit"
+    step, prompt = ("draft", "prefill_draft") if "draft" in works else ("verify", "prefill_target")  # it is away
     model = DraftModel(
-        decoders[-1],  # the draft's, or the target's own for early exit
-        layout.workspaces["draft"],
+        draft,
+        works[step],
         vocab_size=plan.inputs.target.arch.vocab_size,
-        prefill_work=None if early else layout.workspaces["prefill_draft"],
-        prefill_chunk=layout.workspaces["prefill_target"].shape.num_rows,
+        prefill_work=None if early else works[prompt],
+        prefill_chunk=works["prefill_target"].shape.num_rows,
         num_layers=speculation.num_exit_layers if early else None,
     )
     if layout.branches is not None and isinstance(speculation.shape, Tree):

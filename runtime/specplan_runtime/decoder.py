@@ -6,13 +6,14 @@ Shapes: T rows of a pass = b sequences × n tokens, fed = max(T, least rows of a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
 from specplan_runtime.attention import Attention
 from specplan_runtime.distributed.links import Alone, Links
 from specplan_runtime.embedding import embed
-from specplan_runtime.features import FeatureTap
+from specplan_runtime.features import Tap
 from specplan_runtime.mlp import dense, mixture
 from specplan_runtime.norms import apply_norm
 from specplan_runtime.parameters import Layer, Norm, Parameters
@@ -43,7 +44,11 @@ class Decoder:
         #: The most that kernels held outside the arena at one time, for the measured ledger.
         self.largest_output_bytes = 0
         #: Takes hidden states of some layers along, for a drafter that reads them.
-        self.tap: FeatureTap | None = None
+        self.tap: Tap | None = None
+
+    def working_ahead(self, work: Workspace) -> AbstractContextManager[None]:
+        """For passes that follow one another: the next stage takes what one leaves while the next one runs."""
+        return self._links.sending_from(work.in_flight)
 
     @property
     def has_head(self) -> bool:
@@ -62,6 +67,8 @@ class Decoder:
         first = self._links.first_token
         work.write_tokens([token - first if self._holds(token) else 0 for token in ids], span.positions)
         fed = max(span.num_rows, self._min_rows)
+        if self.tap is not None:
+            self.tap.begin(work.shape.phase, work.hidden[:fed], work.normed)
         if self._links.embeds:
             self._embed(work, ids, fed)
         else:
@@ -72,6 +79,9 @@ class Decoder:
             self._layer(work, span, layer, fed)
         self._show(work, len(self.parameters.layers), fed)
         self._links.send(work.hidden[:fed])
+
+    def expect(self, work: Workspace, spans: Sequence[Span], sampled: bool | None) -> None:
+        """Nobody else needs to know."""
 
     def best(
         self, work: Workspace, rows: Sequence[int] | None, num_rows: int, vocab_size: int | None = None

@@ -71,19 +71,23 @@ class Eagle3Sizes:
         gamma: γ.
         chunk: rows of a prefill pass.
         slots: of its cache.
+        vocab_size: of the whole target.
+        owns_embedding: it has an input embedding of its own.
     """
 
     batch_size: int
     gamma: int
     chunk: int
     slots: Slots
+    vocab_size: int
+    owns_embedding: bool
 
 
 def place_eagle3(
     arena: Arena, target: Parameters, spec: Eagle3Head, precision: Precision, sizes: Eagle3Sizes
 ) -> Eagle3:
     """Place the head of a plan; its content is loaded afterwards."""
-    compute, h, vocab = precision.compute, target.arch.hidden_size, target.arch.vocab_size
+    compute, h, vocab = precision.compute, target.arch.hidden_size, sizes.vocab_size
     least, batch = precision.least_rows, sizes.batch_size
 
     def weights(*shape: int, dtype: torch.dtype = compute) -> torch.Tensor:
@@ -93,13 +97,13 @@ def place_eagle3(
         return arena.take("drafter.features", (max(rows, least), h), compute)
 
     fusion = [FloatLinear(weights(h, h)) for _ in spec.feature_layers]
-    embedding = weights(vocab, h) if spec.own_embedding else target.embedding
+    embedding = weights(vocab, h) if sizes.owns_embedding else target.embedding
     layer = head_layer(spec, target.arch)
     parameters = place_joining_layer(arena, layer, precision, batch, sizes.slots, embedding)
     chunk, pending = features(sizes.chunk), features(batch * (sizes.gamma + 1))
     return Eagle3(
         parameters=parameters,
-        owns_embedding=spec.own_embedding,
+        owns_embedding=sizes.owns_embedding,
         token_norm=Norm(weights(h), None),
         feature_norm=Norm(weights(h), None),
         norm_before_residual=spec.norm_before_residual,

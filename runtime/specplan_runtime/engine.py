@@ -204,7 +204,7 @@ class Engine:
                 break
             shared += 1
         shared = self.assembly.drafter.reusable(sequence, shared)
-        target, draft = self.assembly.target, self.assembly.decoders[-1]
+        target, draft = self.assembly.target, self.assembly.draft
         gamma = self.plan.speculation.num_draft_nodes
         sequence.num_target_cached = target.rewound(sequence.num_target_cached, shared, gamma)
         sequence.num_draft_cached = draft.rewound(sequence.num_draft_cached, shared, gamma)
@@ -246,8 +246,10 @@ class Engine:
         proposals = self.drafter.propose(self._rows, self._limits(), params)
         emitted: list[tuple[int, list[int]]] = []
         outcomes: dict[int, Outcome] = {}
-        for rows in self._parts():
-            span = self._verify_span(rows, proposals)
+        parts = self._parts()
+        spans = [self._verify_span(rows, proposals) for rows in parts]
+        self.assembly.target.expect(self.assembly.workspaces["verify"], spans, not params.greedy)
+        for rows, span in zip(parts, spans, strict=True):
             self.assembly.target.forward(self.assembly.workspaces["verify"], span)
             decided = self._accept(rows, span, proposals, params)
             for row, outcome in decided.items():

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from specplan_runtime.linear import FloatLinear
+
+
+class Tap(Protocol):
+    """Takes hidden states of a decoder along."""
+
+    def begin(self, phase: str, hidden: torch.Tensor, spare: torch.Tensor) -> None:
+        """Called before a pass; ``hidden`` and ``spare`` are free."""
+
+    def take(self, phase: str, index: int, hidden: torch.Tensor, spare: torch.Tensor) -> None:
+        """See the residual stream [fed, h] at the entry of the decoder's layer ``index``; ``spare`` is free."""
 
 
 @dataclass(slots=True)
@@ -24,6 +35,9 @@ class FeatureTap:
     layers: tuple[int, ...]
     fusion: list[FloatLinear]
     places: dict[str, torch.Tensor]
+
+    def begin(self, phase: str, hidden: torch.Tensor, spare: torch.Tensor) -> None:
+        """All layers are here."""
 
     def take(self, phase: str, index: int, hidden: torch.Tensor, spare: torch.Tensor) -> None:
         """See the residual stream at the entry of layer ``index``.

@@ -46,6 +46,15 @@ class Forward(Protocol[_Work_contra]):
     def forward(self, work: _Work_contra, span: Span, num_layers: int | None = None) -> None:
         """Run the layers over ``span``; K and V go to the cache, all layers when ``num_layers`` is None."""
 
+    def expect(self, work: _Work_contra, spans: Sequence[Span], sampled: bool | None) -> None:
+        """Say what comes next, so that ranks with other stages work on several passes at a time.
+
+        Args:
+            work: of all the passes.
+            spans: what ``forward`` will be called with, one after the other.
+            sampled: after each pass ``logits`` of all its rows (True), ``best`` (False), or neither (None).
+        """
+
     def logits(
         self, work: _Work_contra, rows: Sequence[int] | None, num_rows: int
     ) -> Iterator[tuple[int, torch.Tensor]]:

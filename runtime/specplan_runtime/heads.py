@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from specplan.arch import ModelArch
 from specplan.heads import MedusaHeads
+from specplan.parallel.parallelism import Rank
 from specplan_runtime.arena import Arena
+from specplan_runtime.distributed.links import Choosing
 from specplan_runtime.linear import FloatLinear
 from specplan_runtime.parameters import AnyLinear, tensors_in
+from specplan_runtime.workspace import ExchangeBuffers, place_exchange
+
+#: Puts the best token of each row of logits [R', V'] in a place [R'], and strikes it out.
+TakeBest = Callable[[Choosing, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(slots=True)
@@ -48,12 +54,19 @@ class Medusa:
 
 @dataclass(slots=True)
 class MedusaWorkspace:
-    """Buffers of a pass over B sequences: states and products, flat max(B, 2)·h; logits, flat R·V; argmax [R]."""
+    """Buffers of a pass over B sequences.
+
+    Attributes:
+        states, products: flat, max(B, 2)·h.
+        logits: flat, R·V; argmax: int64 [R].
+        exchange: what ranks give each other that have a part of the heads each, None for whole ones.
+    """
 
     states: torch.Tensor
     products: torch.Tensor
     logits: torch.Tensor
     argmax: torch.Tensor
+    exchange: ExchangeBuffers | None
 
 
 def place_medusa(
@@ -76,19 +89,30 @@ def place_medusa(
 
 
 def place_medusa_workspace(
-    arena: Arena, arch: ModelArch, compute: torch.dtype, batch_size: int, logits_rows: int
+    arena: Arena, arch: ModelArch, compute: torch.dtype, batch_size: int, logits_rows: int, rank: Rank | None = None
 ) -> MedusaWorkspace:
-    """Place the buffers of the draft phase."""
+    """Place the buffers of the draft phase; ``rank`` where it has a part of the heads."""
     flat = max(batch_size, 2) * arch.hidden_size
+    exchange = None
+    if rank is not None and rank.tensor_parallel > 1:
+        exchange = place_exchange(arena, "draft", logits_rows, rank.tensor_parallel, 0, compute)
     return MedusaWorkspace(
         states=arena.take("draft.medusa_block", (flat,), compute),
         products=arena.take("draft.medusa_block", (flat,), compute),
         logits=arena.take("draft.medusa_head", (logits_rows * arch.vocab_size,), compute),
         argmax=arena.take("draft.medusa_head", (logits_rows,), torch.int64),
+        exchange=exchange,
     )
 
 
-def run_medusa(medusa: Medusa, work: MedusaWorkspace) -> None:
+def take_best(work: Choosing, logits: torch.Tensor, place: torch.Tensor) -> None:
+    """``TakeBest`` over whole rows."""
+    best = torch.argmax(logits, dim=-1, out=work.argmax[: logits.shape[0]])
+    place.copy_(best)
+    logits.scatter_(1, best[:, None], float("-inf"))
+
+
+def run_medusa(medusa: Medusa, work: MedusaWorkspace, best: TakeBest = take_best) -> None:
     """Fill ``candidates`` from ``features``.
 
     The best k tokens are found by k arg-max passes that each strike out their winner: no sort, no second copy of the
@@ -97,6 +121,7 @@ def run_medusa(medusa: Medusa, work: MedusaWorkspace) -> None:
     Args:
         medusa: heads and features.
         work: of the draft phase.
+        best: finds the winners.
     """
     rows, tile = medusa.features.shape[0], work.argmax.shape[0]
     for index, head in enumerate(medusa.heads):
@@ -107,6 +132,4 @@ def run_medusa(medusa: Medusa, work: MedusaWorkspace) -> None:
             first = max(0, min(start, rows - tile))
             logits = head.head(x[first : first + tile], work.logits)[: medusa.candidates.shape[0] - first]
             for rank in range(medusa.candidates.shape[2]):
-                best = torch.argmax(logits, dim=-1, out=work.argmax[: logits.shape[0]])
-                medusa.candidates[first : first + logits.shape[0], index, rank].copy_(best)
-                logits.scatter_(1, best[:, None], float("-inf"))
+                best(work, logits, medusa.candidates[first : first + logits.shape[0], index, rank])

@@ -82,26 +82,28 @@ def place(plan: Plan, arena: Arena) -> Layout:
         tree = arena.take("tree", (rows, rows), torch.bool)
     medusa, medusa_work, heads = None, None, plan.inputs.heads
     compute = target.precision.compute
-    if isinstance(heads, MedusaHeads) and (rank is None or rank.has_drafter):
-        if rank is not None:
+    has_drafter = rank is None or rank.has_drafter
+    if isinstance(heads, MedusaHeads) and has_drafter:
+        if rank is not None and rank.draft_is_whole:
             target_arch = plan.inputs.target.arch
         medusa = place_medusa(arena, target_arch, heads, compute, batch, target.head)
     eagle3 = None
-    if isinstance(heads, Eagle3Head):
-        sizes = Eagle3Sizes(batch, gamma, _chunk(plan), _head_slots(plan))
+    if isinstance(heads, Eagle3Head) and has_drafter:
+        vocab, owns = plan.inputs.target.arch.vocab_size, heads.own_embedding or rank is not None
+        sizes = Eagle3Sizes(batch, gamma, _chunk(plan), _head_slots(plan), vocab, owns)
         eagle3 = place_eagle3(arena, target, heads, head_precision(plan), sizes)
     workspaces = {}
     with arena.overlapping() as phases:
         for shape in pass_shapes(plan):
             drafting = shape.phase in ("prefill_draft", "draft")
             model = (draft or (eagle3.parameters if eagle3 is not None else target)) if drafting else target
-            model_rank = draft_rank if drafting and draft is not None else rank
+            model_rank = draft_rank if model is not target else rank
             with phases.alternative():
                 workspaces[shape.phase] = Workspace(arena, model.arch, model.precision, shape, model_rank)
         if medusa is not None:
             with phases.alternative():
                 tile = max(2, min(speculation.logits_rows, batch))
-                medusa_work = place_medusa_workspace(arena, target_arch, compute, batch, tile)
+                medusa_work = place_medusa_workspace(arena, target_arch, compute, batch, tile, draft_rank)
     return Layout(arena, target, draft, draft_probs, branches, medusa, medusa_work, eagle3, tree, workspaces)
 
 
@@ -123,7 +125,7 @@ def pass_shapes(plan: Plan) -> list[PassShape]:
         draft, own = (target, precision) if early else (draft_slots(plan), draft_precision(plan))
         widest = int(draft_passes(speculation.shape, speculation.num_draft_nodes).widest)
         shapes.append(PassShape("draft", batch * max(2, widest), batch, draft, tile(batch * widest, own)))
-    if speculation.drafter == "eagle3":
+    if speculation.drafter == "eagle3" and (rank is None or rank.has_drafter):
         slots, own, rows = _head_slots(plan), head_precision(plan), batch * speculation.shape.num_verify_tokens
         shapes.append(PassShape("prefill_draft", chunk, 1, slots, tile(1, own), joins=True))
         shapes.append(PassShape("draft", rows, batch, slots, tile(batch, own), joins=True))

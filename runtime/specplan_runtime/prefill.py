@@ -38,11 +38,11 @@ def prefill(
     Returns:
         How many tokens the last pass had; its hidden states are in ``work``. 0 when nothing was to do.
     """
-    size = 0
-    for start in range(num_cached, len(tokens), chunk):
-        piece = tokens[start : start + chunk]
-        size = len(piece)
-        decoder.forward(work, Span([piece], [start], row))
+    starts = range(num_cached, len(tokens), chunk)
+    spans = [Span([tokens[start : start + chunk]], [start], row) for start in starts]
+    decoder.expect(work, spans, None)
+    for start, span in zip(starts, spans, strict=True):
+        decoder.forward(work, span)
         if start + chunk < len(tokens):
-            follow(start, size)
-    return size
+            follow(start, span.num_tokens)
+    return spans[-1].num_tokens if spans else 0

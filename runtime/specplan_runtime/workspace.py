@@ -87,7 +87,10 @@ class Workspace:
                 self._place_head()
         self.exchange: ExchangeBuffers | None = None
         if rank is not None and rank.tensor_parallel > 1 and rank.has_head:
-            self.exchange = self._place_exchange(rank)
+            whole_row = arch.vocab_size * rank.decides
+            self.exchange = place_exchange(
+                arena, shape.phase, shape.logits_rows, rank.tensor_parallel, whole_row, precision.compute
+            )
         self.in_flight: torch.Tensor | None = None
         if shape.in_flight:
             self.in_flight = self._take("in_flight", (self.rows, arch.hidden_size), precision.compute)
@@ -193,14 +196,6 @@ class Workspace:
         self.running = self._take("scratch", (vocab,), torch.float32)
         self.keep = self._take("scratch", (vocab,), torch.bool)
 
-    def _place_exchange(self, rank: Rank) -> ExchangeBuffers:
-        rows, parts, compute = self.shape.logits_rows, rank.tensor_parallel, self._precision.compute
-        return ExchangeBuffers(
-            own=self._take("gathered", (rows, 2), torch.float32),
-            best=self._take("gathered", (parts, rows, 2), torch.float32),
-            row=self._take("gathered", (parts, self._arch.vocab_size * rank.decides), compute),
-        )
-
     def write_tokens(self, ids: list[int], positions: list[int]) -> None:
         """Put token ids and positions of a pass on the device; a row fed beyond them is token 0 at position 0."""
         spare = [0] * max(0, self._precision.least_rows - len(ids))
@@ -242,6 +237,27 @@ class ExpertBuffers:
     rows: torch.Tensor
     inner: torch.Tensor | None
     output: torch.Tensor | None
+
+
+def place_exchange(
+    arena: Arena, phase: str, num_rows: int, num_parts: int, whole_row: int, dtype: torch.dtype
+) -> ExchangeBuffers:
+    """Place the buffers of a phase for tiles of ``num_rows``.
+
+    Args:
+        arena: where.
+        phase: prefix of the item's name.
+        num_rows: R.
+        num_parts: t_p.
+        whole_row: logits of each rank that are gathered, 0 for none.
+        dtype: of logits.
+    """
+
+    def take(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return arena.take(f"{phase}.gathered", shape, dtype)
+
+    pairs = take((num_rows, 2), torch.float32), take((num_parts, num_rows, 2), torch.float32)
+    return ExchangeBuffers(*pairs, take((num_parts, whole_row), dtype))
 
 
 def write_integers(buffer: torch.Tensor, values: list[int]) -> None:

@@ -190,8 +190,8 @@ class MemoryModel:
 
     def _eagle3_terms(self, heads: Eagle3Head) -> Iterator[Term]:
         """A layer with a cache of its own, what it reads of the target, and what its proposals were drawn from."""
-        own, gamma = self._eagle3_values(heads), {"gamma": self.knobs.gamma}
-        whole = own | {"V": self.scenario.target.vocab_size}
+        own, gamma, rank = self._eagle3_values(heads), {"gamma": self.knobs.gamma}, self.scenario.rank
+        whole = own | {"V": self.scenario.target.vocab_size if rank is None else rank.vocab_size}
         items = (
             ("drafter.weights", "eagle3_weights", whole),
             ("drafter.weight_padding", "eagle3_padding", whole),
@@ -207,14 +207,15 @@ class MemoryModel:
             yield term(name, "drafter", "resident", formula_id, values, "exact" if textbook else self._head_source)
 
     def _eagle3_values(self, heads: Eagle3Head) -> dict[str, Value]:
-        """The layer in plain floats, however the target holds its weights; its cache is in the target's format."""
+        """The layer in plain floats; among ranks it has its own embedding: the target's is elsewhere or in parts."""
         workload, target = self.scenario.workload, self.scenario.target
         layer = head_layer(heads, target)
         compute = weight_format(workload.dtype, target.stored).compute_dtype
         slots = slot_values(layer, self.draft_slots, self._written)
         cache = {"B": workload.batch_size, "C": workload.context} | slots
         precision = precision_values(compute, workload.kv_dtype, on_cpu=self._on_cpu) | {"f_o": 0}
-        return arch_values(layer) | precision | cache | head_values(heads)
+        alone = {} if self.scenario.rank is None else {"e_o": 1}
+        return arch_values(layer) | precision | cache | head_values(heads) | alone
 
     @property
     def _head_source(self) -> Source:

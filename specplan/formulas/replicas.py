@@ -12,7 +12,7 @@ from specplan.dtypes import float_bytes, weight_format
 from specplan.formulas.bind import evaluate
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.term import Term
-from specplan.heads import MedusaHeads
+from specplan.heads import Eagle3Head, MedusaHeads
 from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import draft_parallelism
 from specplan.scenario import Scenario
@@ -49,6 +49,10 @@ def replicas(whole: Scenario, parallelism: Parallelism) -> tuple[Replica, ...]:
         found += _draft(whole, whole.draft, parallelism, terms)
     if isinstance(whole.heads, MedusaHeads) and parallelism.draft_placement == "split":
         found += _medusa(whole.target, whole.heads, terms, parallelism.tensor_parallel)
+    if isinstance(whole.heads, Eagle3Head) and not whole.heads.own_embedding:
+        values = terms["drafter.weights"].values
+        table = int(np.asarray(values["V"])) * whole.target.hidden_size * int(np.asarray(values["s"]))
+        found.append(Replica("drafter.weights", "the target's embedding", table))
     return tuple(replica for replica in found if replica.bytes)
 
 

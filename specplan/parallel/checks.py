@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from specplan.arch import ModelArch
 from specplan.dtypes import weight_format
 from specplan.errors import InputError, UnsupportedError
-from specplan.heads import MedusaHeads
+from specplan.heads import Eagle3Head, MedusaHeads
 from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import draft_parallelism
 from specplan.scenario import Scenario
+from specplan.speculation import Tree
 
 _MOST_RANKS = 1024
 #: Layers whose states have no heads that could be told apart by their sizes alone.
@@ -83,22 +84,37 @@ def _split_sizes(arch: ModelArch) -> Iterator[tuple[str, int]]:
 
 def _check_drafter(whole: Scenario, parallelism: Parallelism) -> None:
     drafter, placement = whole.speculation.drafter, parallelism.draft_placement
-    if drafter in ("eagle3", "mtp"):
-        raise UnsupportedError(
-            f"--drafter {drafter} is planned on one device: its layer reads states of several stages"
-        )
+    if drafter == "mtp":
+        raise UnsupportedError("--drafter mtp is planned on one device")
     if whole.speculation.draft_device != "device":
         raise UnsupportedError("a draft on the host is planned beside one device")
     if drafter == "early_exit" and parallelism.num_stages > 1:
         raise UnsupportedError("early_exit needs the output head beside the first layers: tensor parallel only")
     if isinstance(whole.heads, MedusaHeads):
         _check_medusa(whole.heads, parallelism)
-    if drafter == "draft_model" and placement == "split" and whole.draft is not None:
-        if whole.draft.num_hidden_layers < parallelism.num_stages:
-            raise InputError(f"a draft of {whole.draft.num_hidden_layers} layers has none for some stages")
-        spread = draft_parallelism(whole.draft, parallelism)
-        for problem in spread_problems(whole.draft, whole.workload.draft_dtype, spread):
-            raise type(problem)(f"draft: {problem}")
+    if isinstance(whole.heads, Eagle3Head):
+        _check_eagle3(parallelism)
+    if drafter != "draft_model" or whole.draft is None:
+        return
+    away = placement == "rank" and parallelism.draft_rank != parallelism.deciding_rank
+    if away and isinstance(whole.speculation.shape, Tree):
+        raise UnsupportedError(f"a draft that proposes trees lives on rank {parallelism.deciding_rank}, or split")
+    if placement == "split":
+        _check_split(whole.draft, whole.workload.draft_dtype, parallelism)
+
+
+def _check_split(draft: ModelArch, dtype: str, parallelism: Parallelism) -> None:
+    if draft.num_hidden_layers < parallelism.num_stages:
+        raise InputError(f"a draft of {draft.num_hidden_layers} layers has none for some stages")
+    for problem in spread_problems(draft, dtype, draft_parallelism(draft, parallelism)):
+        raise type(problem)(f"draft: {problem}")
+
+
+def _check_eagle3(parallelism: Parallelism) -> None:
+    if parallelism.draft_placement != "rank" or parallelism.draft_rank != parallelism.deciding_rank:
+        raise InputError(f"an EAGLE-3 head lives on the rank that decides, {parallelism.deciding_rank}")
+    if parallelism.num_micro_batches > 1:
+        raise UnsupportedError("an EAGLE-3 head reads the features of one verify pass: no micro-batches")
 
 
 def _check_medusa(heads: MedusaHeads, parallelism: Parallelism) -> None:

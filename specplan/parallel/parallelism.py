@@ -53,6 +53,11 @@ class Parallelism:
         """The first layer of a stage."""
         return sum(self.stage_layers[:stage])
 
+    def has_input_of(self, stage: int, layer: int) -> bool:
+        """Whether what enters a layer is in a stage; what leaves the last layer is in the last stage."""
+        end = self.first_layer(stage + 1) + (stage == self.num_stages - 1)
+        return self.first_layer(stage) <= layer < end
+
     def describe(self) -> str:
         """For people: ``tensor parallel 2, stages of 16 and 16 layers``."""
         parts = [f"tensor parallel {self.tensor_parallel}"] if self.tensor_parallel > 1 else []

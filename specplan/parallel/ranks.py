@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
-from specplan.heads import MedusaHeads
+from specplan.heads import Eagle3Head, MedusaHeads
 from specplan.parallel.parallelism import Parallelism, Rank
 from specplan.scenario import Scenario
 
@@ -98,16 +98,25 @@ def even_layers(num_layers: int, num_stages: int) -> tuple[int, ...]:
 
 
 def _neighbors(whole: Scenario, parallelism: Parallelism, rank: int) -> set[int]:
-    """Ranks that this one sends to or receives from: beside it in the pipeline, or with the draft's probabilities."""
+    """Ranks that this one sends to or receives from: beside it in the pipeline, or what the drafter reads or says."""
     parts, drafts, decides = parallelism.tensor_parallel, parallelism.draft_rank, parallelism.deciding_rank
     found = {rank - parts, rank + parts} & set(range(parallelism.num_ranks))
     if whole.draft is not None and parallelism.draft_placement == "rank" and rank in (drafts, decides):
         found |= {drafts, decides} - {rank}
+    if isinstance(whole.heads, Eagle3Head):
+        layers, before = whole.heads.feature_layers, range(parallelism.num_stages - 1)
+        senders = {stage * parts for stage in before if any(parallelism.has_input_of(stage, i) for i in layers)}
+        if rank == decides:
+            found |= senders
+        elif rank in senders:
+            found.add(decides)
     return found
 
 
 def _has_drafter(whole: Scenario, parallelism: Parallelism, rank: int) -> bool:
     placement = parallelism.draft_placement
+    if isinstance(whole.heads, Eagle3Head):
+        return rank == parallelism.draft_rank
     if isinstance(whole.heads, MedusaHeads):
         last = parallelism.stage_of(rank) == parallelism.num_stages - 1
         return last if placement == "split" else rank == parallelism.draft_rank

@@ -88,7 +88,7 @@ def _card_notes(question: Question) -> list[str]:
     """What several devices are taken to be."""
     if not question.cards:
         return []
-    found = ["all devices are taken to be on one node; the runtime does not run plans over several devices yet"]
+    found = ["all devices are taken to be on one node"]
     smallest = question.inputs.budget_bytes
     if any(card.budget_bytes != smallest for card in question.cards):
         found.append(

@@ -111,14 +111,14 @@ def spread_drafters(
         raise UnsupportedError(f"--forward {forward} is planned on one device")
     if draft_device != "device":
         raise UnsupportedError(f"--draft-device {draft_device} is planned beside one device")
-    refused: list[Drafter] = [drafter for drafter in drafters if drafter in ("eagle3", "mtp")]
+    refused: list[Drafter] = [drafter for drafter in drafters if drafter == "mtp"]
     one_stage = any(len(stage_layers) == 1 for _, stage_layers in ways)
     if "early_exit" in drafters and not one_stage:
         if len(drafters) == 2:  # beside plain decoding the only one
             refused.append("early_exit")
         drafters = tuple(drafter for drafter in drafters if drafter != "early_exit")
     if refused:
-        raise UnsupportedError(f"--drafter {refused[0]} reads hidden states of several stages: planned on one device")
+        raise UnsupportedError(f"--drafter {refused[0]} reads hidden states of other stages: planned on one device")
     return drafters
 
 

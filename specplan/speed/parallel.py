@@ -15,7 +15,7 @@ import numpy as np
 
 from specplan.arch import ModelArch
 from specplan.dtypes import float_bytes, weight_format
-from specplan.heads import MedusaHeads
+from specplan.heads import Eagle3Head, MedusaHeads
 from specplan.parallel.parallelism import Parallelism
 from specplan.provenance import Source
 from specplan.scenario import Scenario
@@ -83,6 +83,8 @@ class SpreadTimer:
         whole, parallelism = self._whole, self._parallelism
         if isinstance(whole.heads, MedusaHeads):
             return np.where(gamma > 0, self._medusa(whole.heads, gamma, logits_rows), 0.0)
+        if whole.heads is not None:
+            return self._beside_logits(gamma, logits_rows)
         draft = None if whole.draft is None else SpreadPasses(self, "draft")
         seconds = draft_seconds(whole, Timing(SpreadPasses(self, "target"), draft), gamma, logits_rows)
         away = parallelism.draft_placement == "rank" and parallelism.draft_rank != parallelism.deciding_rank
@@ -114,11 +116,24 @@ class SpreadTimer:
         """All heads once, on one rank or with their output matrices split."""
         rank = self._ranks[self._parallelism.deciding_rank]
         if self._parallelism.draft_placement == "rank":
-            alone = dataclasses.replace(rank, target=self._whole.target)
-            return draft_seconds(alone, modelled(alone), gamma, logits_rows)
+            return self._beside_logits(gamma, logits_rows)
         pairs = np.full(len(gamma), float(_PAIR_BYTES * self._whole.workload.batch_size))
         gathering = heads.num_heads * heads.topk * self._link.gather_seconds(self._parallelism.tensor_parallel, pairs)
         return draft_seconds(rank, modelled(rank), gamma, logits_rows) + gathering
+
+    def _beside_logits(self, gamma: Ints, logits_rows: Ints) -> Times:
+        """Whole heads on the rank that decides."""
+        alone = dataclasses.replace(self._ranks[self._parallelism.deciding_rank], target=self._whole.target)
+        return draft_seconds(alone, modelled(alone), gamma, logits_rows)
+
+    def _features(self, rows: Rows) -> Times:
+        """Hidden states of the layers that an EAGLE-3 head reads, from other stages to the last one."""
+        whole, last = self._whole, self._parallelism.first_layer(self._parallelism.num_stages - 1)
+        layers = whole.heads.feature_layers if isinstance(whole.heads, Eagle3Head) else ()
+        element = float_bytes(weight_format(whole.workload.dtype, whole.target.stored).compute_dtype)
+        hidden = _floats(rows * whole.target.hidden_size * element)
+        result: Times = sum(layer < last for layer in layers) * self._link.send_seconds(hidden)
+        return result
 
     def _stages(self, owner: Literal["target", "draft"], each: Pass) -> Times:
         """Every stage of a model for one micro-batch, handing it on included; of a stage its slowest rank."""
@@ -128,6 +143,8 @@ class SpreadTimer:
             ranks = self._ranks[stage * parts : (stage + 1) * parts]
             alike = [rank for index, rank in enumerate(ranks) if all(rank.device != r.device for r in ranks[:index])]
             stages.append(np.max([_rank_seconds(rank, owner, each, self._link) for rank in alike], axis=0))
+        if owner == "target":
+            stages[-1] = stages[-1] + self._features(each.rows)
         return np.stack(np.broadcast_arrays(*stages))  # those without a head do not depend on its tiles
 
 

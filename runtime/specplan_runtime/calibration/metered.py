@@ -45,7 +45,7 @@ def meter(engine: Engine) -> tuple[MeteredDecoder, ...]:
     """Let an engine and its drafter run on metered decoders over the same parameters."""
     assembly = engine.own
     decoders = tuple(MeteredDecoder(decoder.parameters) for decoder in assembly.decoders)
-    assembly.decoders, assembly.target = decoders, decoders[0]
-    assembly.drafter = make_drafter(engine.plan, assembly.layout, decoders)
+    assembly.decoders, assembly.target, assembly.draft = decoders, decoders[0], decoders[-1]
+    assembly.drafter = make_drafter(engine.plan, assembly.layout, assembly.draft, assembly.run_heads)
     engine.set_speculating(True)
     return decoders

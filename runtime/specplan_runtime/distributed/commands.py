@@ -58,6 +58,39 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
+class Passes:
+    """Run the layers over one span after the other, without another word.
+
+    Attributes:
+        forwards: all of the same decoder and phase.
+        sampled: what is wanted of all rows of each, as in ``Choose``; None for nothing.
+    """
+
+    code: ClassVar[int] = 6
+    forwards: tuple[Forward, ...]
+    sampled: bool | None
+
+    def encode(self) -> list[int]:
+        """The numbers behind the code."""
+        numbers = [_NONE if self.sampled is None else int(self.sampled)]
+        for forward in self.forwards:
+            encoded = forward.encode()
+            numbers += [len(encoded), *encoded]
+        return numbers
+
+    @classmethod
+    def decode(cls, numbers: list[int], topology: Topology) -> Passes:
+        """Undo ``encode``."""
+        forwards, place = [], 1
+        while place < len(numbers):
+            end = place + 1 + numbers[place]
+            forwards.append(Forward.decode(numbers[place + 1 : end], topology))
+            place = end
+        sampled = _optional(numbers[0])
+        return cls(tuple(forwards), None if sampled is None else bool(sampled))
+
+
+@dataclass(frozen=True, slots=True)
 class Choose:
     """Compute logits of the last pass, and give the deciding rank what it needs of them.
 
@@ -120,8 +153,8 @@ class Compact:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Say what was measured, and end."""
+class RunHeads:
+    """Take the features of the deciding rank, and run this one's part of the heads."""
 
     code: ClassVar[int] = 4
 
@@ -130,20 +163,35 @@ class Stop:
         return []
 
 
-Command = Forward | Choose | Compact | Stop
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Say what was measured, and end."""
+
+    code: ClassVar[int] = 5
+
+    def encode(self) -> list[int]:
+        """Nothing."""
+        return []
+
+
+Command = Forward | Passes | Choose | Compact | RunHeads | Stop
 
 
 def decode(code: int, numbers: list[int], topology: Topology) -> Command:
     """A command from its code and numbers."""
     if code == Forward.code:
         return Forward.decode(numbers, topology)
+    if code == Passes.code:
+        return Passes.decode(numbers, topology)
     if code == Choose.code:
         return Choose.decode(numbers)
-    return Compact.decode(numbers) if code == Compact.code else Stop()
+    if code == Compact.code:
+        return Compact.decode(numbers)
+    return RunHeads() if code == RunHeads.code else Stop()
 
 
 def capacity(batch_size: int, most_rows: int) -> int:
-    """Numbers that the longest command takes, its code and length included.
+    """Numbers that the longest command but ``Passes`` takes, its code and length included.
 
     Args:
         batch_size: sequences.

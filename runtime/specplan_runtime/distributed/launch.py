@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -85,7 +86,8 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
             deadline = time.monotonic() + _GRACE_S
         if deadline is not None and time.monotonic() > deadline:
             return codes
-        time.sleep(_POLL_S)
+        with contextlib.suppress(KeyboardInterrupt):  # the ranks hear it too: the deciding one stops an answer, or all
+            time.sleep(_POLL_S)
 
 
 def _raise_for(codes: Sequence[int | None]) -> None:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from specplan_runtime.workspace import Workspace
+    from specplan_runtime.workspace import ExchangeBuffers, Workspace
+
+
+class Choosing(Protocol):
+    """The places in which the best tokens of rows are found.
+
+    Attributes:
+        argmax: int64 [R].
+        exchange: what ranks give each other, None where one has the whole vocabulary.
+    """
+
+    argmax: torch.Tensor
+    exchange: ExchangeBuffers | None
 
 
 class Links(Protocol):
@@ -37,7 +50,10 @@ class Links(Protocol):
     def send(self, hidden: torch.Tensor) -> None:
         """Give [rows, h] to the next stage, where there is one."""
 
-    def best(self, work: Workspace, logits: torch.Tensor) -> list[int]:
+    def sending_from(self, aside: torch.Tensor | None) -> AbstractContextManager[None]:
+        """Meanwhile what is given waits in ``aside`` [m, h], where there is such a place, and ``send`` does not."""
+
+    def best(self, work: Choosing, logits: torch.Tensor) -> list[int]:
         """The token with the largest logit of each row [R', V'], over all tensor ranks."""
 
     def whole_rows(self, work: Workspace, logits: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
@@ -62,7 +78,11 @@ class Alone:
     def send(self, hidden: torch.Tensor) -> None:
         """There is no next stage."""
 
-    def best(self, work: Workspace, logits: torch.Tensor) -> list[int]:
+    def sending_from(self, aside: torch.Tensor | None) -> AbstractContextManager[None]:
+        """Nothing is sent."""
+        return nullcontext()
+
+    def best(self, work: Choosing, logits: torch.Tensor) -> list[int]:
         """The arg-max of each row."""
         best: list[int] = torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)]).tolist()
         return best

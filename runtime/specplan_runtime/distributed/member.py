@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ def joined(plan: Plan, timeout_s: float, patient: bool) -> Iterator[Ranks]:
 
 
 def follow(plan: Plan, ranks: Ranks) -> None:
-    """Run this rank's share of every pass until the deciding rank is done."""
+    """Run this rank's share of every pass until the deciding rank is done, which also hears Ctrl-C for all."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ranks.together():
         pass  # the deciding rank reads the prompts
     process_bytes = budget.process_bytes("VmRSS")
@@ -80,21 +82,24 @@ def follow(plan: Plan, ranks: Ranks) -> None:
 def leading(engine: Engine, ranks: Ranks, process_bytes: int | None) -> Iterator[Others]:
     """Let the other ranks end with this one, whether it is done or refuses to go on."""
     others = Others()
-    try:
-        yield others
-    except RankLost:
-        raise
-    except (SpecplanError, KeyboardInterrupt):
-        with contextlib.suppress(RankLost):
-            _finish(engine, ranks, process_bytes)
-        raise
-    others.measured = _finish(engine, ranks, process_bytes)
+    with ranks.interrupts.handled():
+        try:
+            yield others
+        except RankLost:
+            raise
+        except (SpecplanError, KeyboardInterrupt):
+            if not ranks.busy:  # else they notice that this one is gone
+                with contextlib.suppress(RankLost):
+                    _finish(engine, ranks, process_bytes)
+            raise
+        others.measured = _finish(engine, ranks, process_bytes)
 
 
 def _finish(engine: Engine, ranks: Ranks, process_bytes: int | None) -> tuple[RankReport, ...]:
-    ranks.tell(Stop())
-    own = measure_assembly(engine.plan, engine.assembly, process_bytes)
-    return _exchange(engine.plan, ranks, own, process_peak_bytes(engine.device))
+    with ranks.interrupts.held():
+        ranks.tell(Stop())
+        own = measure_assembly(engine.plan, engine.assembly, process_bytes)
+        return _exchange(engine.plan, ranks, own, process_peak_bytes(engine.device))
 
 
 def _compare(plan: Plan, ranks: Ranks) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,7 @@ from specplan.errors import InputError, SpecplanError
 from specplan.parallel.parallelism import Parallelism
 from specplan_runtime.distributed.commands import Command
 from specplan_runtime.distributed.environment import LOST_CODE, RENDEZVOUS, environment_rank
+from specplan_runtime.distributed.interrupts import Interrupts
 
 #: A host that waits for a person to type has no other limit.
 _PATIENT = datetime.timedelta(days=1)
@@ -36,6 +37,9 @@ class Ranks:
         timeout_s: a rank that does not take part in what the others do for so long ends the job.
         patient: commands may be as far apart as a person wants.
 
+    Attributes:
+        interrupts: that wait while the ranks compute together.
+
     Raises:
         InputError: there are not as many processes as the plan has ranks.
         RankLost: the others did not come.
@@ -47,6 +51,7 @@ class Ranks:
         if size != parallelism.num_ranks:
             raise InputError(f"the plan is for {parallelism.num_ranks} ranks, {size} processes were started")
         self.timeout_s = timeout_s
+        self.interrupts = Interrupts()
         timeout = datetime.timedelta(seconds=timeout_s)
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -67,6 +72,7 @@ class Ranks:
         self.part = self.rank % parts
         self.tensor_group = groups[self.stage]
         self._command = torch.zeros(0, dtype=torch.int64)
+        self._postponed: list[Command] | None = None
 
     @property
     def decides(self) -> bool:
@@ -77,19 +83,53 @@ class Ranks:
         """Make room for commands of up to so many integers."""
         self._command = torch.zeros(num_integers, dtype=torch.int64)
 
+    @property
+    def busy(self) -> bool:
+        """The others are in the middle of passes, and hear nothing."""
+        return self._postponed is not None
+
+    def postpone(self) -> None:
+        """The others are busy: keep what they are told from now on, and interrupts, too."""
+        self.interrupts.hold()
+        self._postponed = []
+
+    def catch_up(self) -> None:
+        """Tell them now.
+
+        Raises:
+            KeyboardInterrupt: when it came meanwhile.
+        """
+        waiting, self._postponed = self._postponed or [], None
+        for command in waiting:
+            self.tell(command)
+        self.interrupts.release()
+
     def tell(self, command: Command) -> None:
-        """Send a command to all other ranks."""
+        """Send a command to all other ranks; numbers beyond the room for one follow by themselves."""
+        if self._postponed is not None:
+            self._postponed.append(command)
+            return
         numbers = command.encode()
-        self._command.numpy()[: len(numbers) + 2] = [command.code, len(numbers), *numbers]
-        with self._guarded("a command"):
-            dist.broadcast(self._command, self.parallelism.deciding_rank, group=self._control)
+        room = len(self._command) - 2
+        self._command.numpy()[: 2 + min(room, len(numbers))] = [command.code, len(numbers), *numbers[:room]]
+        self._pass_on(self._command)
+        if len(numbers) > room:
+            self._pass_on(torch.tensor(numbers[room:]))
 
     def hear(self) -> tuple[int, list[int]]:
         """Code and numbers of the next command."""
+        self._pass_on(self._command)
+        code, length, *numbers = self._command.tolist()
+        if length > len(numbers):
+            rest = torch.empty(length - len(numbers), dtype=torch.int64)
+            self._pass_on(rest)
+            numbers += rest.tolist()
+        return code, numbers[:length]
+
+    def _pass_on(self, numbers: torch.Tensor) -> None:
+        """From the deciding rank to all others, in place."""
         with self._guarded("a command"):
-            dist.broadcast(self._command, self.parallelism.deciding_rank, group=self._control)
-        code, length = self._command[:2].tolist()
-        return code, self._command[2 : 2 + length].tolist()
+            dist.broadcast(numbers, self.parallelism.deciding_rank, group=self._control)
 
     def add_up(self, x: torch.Tensor) -> None:
         """Sum over the tensor ranks, in place; of a transposed product the transposed."""
@@ -109,15 +149,32 @@ class Ranks:
             places = list(all_of_them) if self.decides else None
             dist.gather(own, places, dst=leader, group=self.tensor_group)
 
-    def send(self, hidden: torch.Tensor) -> None:
-        """To the same part of the next stage."""
-        with self._guarded("hidden states"):
-            dist.send(hidden, self.rank + self.parallelism.tensor_parallel)
+    def share(self, x: torch.Tensor) -> None:
+        """The deciding rank's values on all tensor ranks of its stage, in place."""
+        with self._guarded("features"):
+            dist.broadcast(x, self.parallelism.deciding_rank, group=self.tensor_group)
 
-    def receive(self, hidden: torch.Tensor) -> None:
-        """From the same part of the stage before."""
-        with self._guarded("hidden states"):
-            dist.recv(hidden, self.rank - self.parallelism.tensor_parallel)
+    def send(self, x: torch.Tensor, rank: int) -> None:
+        """To another rank."""
+        with self._guarded(f"rank {rank}"):
+            dist.send(x, rank)
+
+    def begin_sending(self, x: torch.Tensor, rank: int) -> Callable[[], None]:
+        """To another rank, which takes it when it is ready; returns what waits for that."""
+        with self._guarded(f"rank {rank}"):
+            under_way = dist.isend(x, rank)
+
+        def wait() -> None:
+            with self._guarded(f"rank {rank}"):
+                assert under_way is not None
+                under_way.wait()
+
+        return wait
+
+    def receive(self, x: torch.Tensor, rank: int) -> None:
+        """From another rank, in place."""
+        with self._guarded(f"rank {rank}"):
+            dist.recv(x, rank)
 
     @contextmanager
     def together(self) -> Iterator[None]:

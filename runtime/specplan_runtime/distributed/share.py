@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
+from specplan_runtime.distributed.links import Choosing
 from specplan_runtime.distributed.ranks import Ranks
 from specplan_runtime.workspace import Workspace
 
@@ -16,6 +18,9 @@ class Share:
     Args:
         ranks: this process among the others.
         vocab_size: of the whole model.
+
+    Attributes:
+        num_known: this rank's rows of the vocabulary without those that fill the last rank up.
     """
 
     def __init__(self, ranks: Ranks, vocab_size: int) -> None:
@@ -23,7 +28,11 @@ class Share:
         self._ranks = ranks
         self.vocab_size: int | None = vocab_size
         self.parts = parallelism.tensor_parallel
-        self.first_token = ranks.part * -(-vocab_size // self.parts)
+        width = -(-vocab_size // self.parts)
+        self.first_token = ranks.part * width
+        self.num_known = max(0, min(width, vocab_size - self.first_token))
+        self._aside: torch.Tensor | None = None
+        self._wait: Callable[[], None] | None = None
         self.embeds = ranks.stage == 0
         self.has_head = ranks.stage == parallelism.num_stages - 1
 
@@ -32,15 +41,36 @@ class Share:
         self._ranks.add_up(x)
 
     def receive(self, hidden: torch.Tensor) -> None:
-        """From the stage before."""
-        self._ranks.receive(hidden)
+        """From the same part of the stage before."""
+        self._ranks.receive(hidden, self._ranks.rank - self.parts)
 
     def send(self, hidden: torch.Tensor) -> None:
-        """To the next stage."""
-        if not self.has_head:
-            self._ranks.send(hidden)
+        """To the same part of the next stage."""
+        if self.has_head:
+            return
+        if self._aside is None:
+            self._ranks.send(hidden, self._ranks.rank + self.parts)
+            return
+        self._finish()
+        place = self._aside[: len(hidden)].copy_(hidden)
+        self._wait = self._ranks.begin_sending(place, self._ranks.rank + self.parts)
 
-    def best(self, work: Workspace, logits: torch.Tensor) -> list[int]:
+    @contextmanager
+    def sending_from(self, aside: torch.Tensor | None) -> Iterator[None]:
+        """Hidden states [m, h] wait in ``aside`` until the next stage takes them, while the next pass runs."""
+        self._aside = aside
+        try:
+            yield
+            self._finish()
+        finally:
+            self._aside = None
+
+    def _finish(self) -> None:
+        if self._wait is not None:
+            self._wait()
+            self._wait = None
+
+    def best(self, work: Choosing, logits: torch.Tensor) -> list[int]:
         """Pairs of a logit and its token travel, both in float32, which holds every token below 2^24 exactly."""
         buffers, rows = work.exchange, len(logits)
         if buffers is None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from specplan.errors import UnsupportedError
+from specplan.heads import Eagle3Head
 from specplan.parallel.ranks import draft_parallelism
 from specplan.plan import Plan
 from specplan_runtime.decoder import Decoder
+from specplan_runtime.distributed.away import AwayDecoder
 from specplan_runtime.distributed.leader import LeadingDecoder
 from specplan_runtime.distributed.ranks import Ranks
 from specplan_runtime.distributed.share import Share
+from specplan_runtime.distributed.staged_features import ReceivedFeatures, SentFeatures
+from specplan_runtime.features import FeatureTap, Tap
 from specplan_runtime.layout import Layout
 from specplan_runtime.loading.cut import Cut
 
@@ -21,25 +25,15 @@ def together(ranks: Ranks | None) -> AbstractContextManager[None]:
 
 
 def check_spread(plan: Plan, ranks: Ranks | None) -> None:
-    """Refuse plans over several devices that cannot be run here.
+    """Refuse a plan over several devices in one process.
 
     Raises:
-        UnsupportedError: names what.
+        UnsupportedError: says how many processes it needs.
     """
-    if plan.spread is None:
-        return
-    parallelism = plan.spread.parallelism
-    if ranks is None:
+    if plan.spread is not None and ranks is None:
         raise UnsupportedError(
-            f"a plan for {parallelism.num_ranks} devices needs as many processes: specplan run starts them"
+            f"a plan for {plan.spread.parallelism.num_ranks} devices needs as many processes: specplan run starts them"
         )
-    placement, beside = parallelism.draft_placement, parallelism.draft_rank == parallelism.deciding_rank
-    if plan.inputs.draft is not None and (placement == "replicated" or (placement == "rank" and not beside)):
-        raise UnsupportedError(
-            f"a draft model runs on the rank that decides, {parallelism.deciding_rank}, or split like the target"
-        )
-    if plan.inputs.heads is not None and placement == "split":
-        raise UnsupportedError(f"Medusa heads run on the rank that decides, {parallelism.deciding_rank}")
 
 
 def cuts_of(plan: Plan, ranks: Ranks | None) -> list[Cut]:
@@ -69,6 +63,31 @@ def decoders_of(plan: Plan, layout: Layout, ranks: Ranks | None) -> tuple[Decode
         else:
             found.append(LeadingDecoder(model, share, ranks, number) if ranks.decides else Decoder(model, share))
     return tuple(found)
+
+
+def away_draft(plan: Plan, layout: Layout, ranks: Ranks | None) -> AwayDecoder | None:
+    """On the deciding rank, a draft model that lives on another one."""
+    if plan.draft_arch is None or layout.draft is not None or ranks is None or not ranks.decides:
+        return None
+    assert layout.draft_probs is not None
+    return AwayDecoder(plan.draft_arch, ranks, layout.draft_probs)
+
+
+def spread_tap(plan: Plan, tap: FeatureTap | None, ranks: Ranks) -> Tap | None:
+    """What this rank does with hidden states that an EAGLE-3 head on the deciding rank reads."""
+    heads = plan.inputs.heads
+    if tap is not None:
+        return ReceivedFeatures(tap, ranks)
+    sends = ranks.part == 0 and not ranks.decides
+    return SentFeatures(heads.feature_layers, ranks) if isinstance(heads, Eagle3Head) and sends else None
+
+
+def head_rows(plan: Plan, ranks: Ranks | None) -> range | None:
+    """The rows of Medusa heads' output matrices that this rank holds, None for all."""
+    if plan.spread is None or ranks is None or plan.spread.parallelism.draft_placement != "split":
+        return None
+    rows = Cut.of(plan.inputs.target.arch, plan.spread.parallelism, ranks.rank).vocabulary()
+    return None if rows is None else rows[0]
 
 
 def lead(decoders: tuple[Decoder, ...]) -> None:

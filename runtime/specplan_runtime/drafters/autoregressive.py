@@ -90,7 +90,8 @@ class AutoregressiveDrafter(Generic[Work]):
                 row = len(chosen)
                 uniform = sources[row]
                 if uniform is not None:
-                    self._probs[row, position].copy_(sampler.load(known[offset]))
+                    size = known.shape[1]  # the sampler may have room for more
+                    self._probs[row, position, :size].copy_(sampler.load(known[offset])[:size])
                 chosen.append(0 if uniform is None else sampler.draw(uniform))
             del logits, known  # a head that allocates is about to make the next tile
         return chosen

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 
 import torch
 
 from specplan.speculation import Chain, Path, Tree
 from specplan_runtime.drafters.base import NoDrafter
-from specplan_runtime.heads import Medusa, MedusaWorkspace, run_medusa
+from specplan_runtime.heads import Medusa
 from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.sequence import Sequence
 
@@ -18,12 +19,12 @@ class MedusaDrafter(NoDrafter):
 
     Args:
         medusa: heads.
-        work: buffers of the draft phase.
+        run: fills the candidates from the features.
         shape: of the plan; a chain takes the best token of each head.
     """
 
-    def __init__(self, medusa: Medusa, work: MedusaWorkspace, shape: Chain | Tree) -> None:
-        self._medusa, self._work = medusa, work
+    def __init__(self, medusa: Medusa, run: Callable[[], None], shape: Chain | Tree) -> None:
+        self._medusa, self._run = medusa, run
         self._paths: tuple[Path, ...] = (
             shape.rows[1:] if isinstance(shape, Tree) else tuple((0,) * (i + 1) for i in range(shape.depth))
         )
@@ -36,7 +37,7 @@ class MedusaDrafter(NoDrafter):
         """The whole tree for every active row; on a chain at most ``limits[row]`` tokens."""
         if not any(limits):
             return [[] for _ in rows]
-        run_medusa(self._medusa, self._work)
+        self._run()
         candidates = self._medusa.candidates.tolist()
         return [
             [] if sequence is None or not limits[row] else self._tokens(candidates[row], limits[row])

@@ -17,22 +17,24 @@ from specplan.models.eagle3_names import (
     check_eagle3_tensors,
     eagle3_names,
 )
+from specplan.models.names import naming_of
 from specplan.models.safetensors_header import read_headers, safetensors_files
 from specplan.plan import Eagle3Input
 from specplan_runtime.eagle import Eagle3
 from specplan_runtime.linear import FloatLinear
-from specplan_runtime.loading.sources import FileTiles
+from specplan_runtime.loading.sources import FileTiles, TensorSource
 from specplan_runtime.parameters import AnyLinear
 from specplan_runtime.rope import inverse_frequencies
 
 
-def load_eagle3(head: Eagle3, files: Eagle3Input, target: ModelArch) -> None:
+def load_eagle3(head: Eagle3, files: Eagle3Input, target: ModelArch, source: TensorSource) -> None:
     """Fill the head of a plan from its checkpoint.
 
     Args:
         head: placed in the arena; overwritten.
         files: where it comes from.
         target: that it is for.
+        source: the target's own files: the embedding, where the head has a copy of the target's.
 
     Raises:
         InputError: files that are not those of the plan, or tokens that the target does not have.
@@ -42,7 +44,13 @@ def load_eagle3(head: Eagle3, files: Eagle3Input, target: ModelArch) -> None:
         raise InputError(f"{files.reference}: no model.safetensors in this folder")
     entries = read_headers(paths)
     check_eagle3_tensors(entries, files.head, target, files.reference)
-    _Loader(head, FileTiles(paths, entries), files.reference).load(target.vocab_size)
+    own = FileTiles(paths, entries)
+    _Loader(head, own, files.reference).load(target.vocab_size)
+    if head.owns_embedding:
+        table = f"{naming_of(target).embedding}.weight"
+        tiles = own.tiles(EMBEDDING) if files.head.own_embedding else source.tiles(table)
+        for first, rows in tiles:
+            head.parameters.embedding[first : first + len(rows)].copy_(rows)
 
 
 def fill_eagle3_randomly(head: Eagle3) -> None:
@@ -80,8 +88,6 @@ class _Loader:
         assert layer.mlp_in is not None
         _fill_constants(head)
         self._fill_fusion()
-        if head.owns_embedding:
-            self._fill(parameters.embedding, EMBEDDING)
         for norm, name in (
             (head.token_norm, of_layer("input_layernorm")),
             (head.feature_norm, of_layer("hidden_norm")),

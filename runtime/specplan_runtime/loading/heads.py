@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,17 +18,22 @@ from specplan_runtime.heads import Medusa
 from specplan_runtime.linear import FloatLinear
 from specplan_runtime.loading.sources import TILE_ELEMENTS, FileTiles
 
-#: Rows of a tensor by name: (first row, rows).
-Tiles = Callable[[str], Iterator[tuple[int, torch.Tensor]]]
+
+class Tiles(Protocol):
+    """Reads a checkpoint."""
+
+    def __call__(self, name: str, within: range | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Rows of a tensor, all or those of a range: (first row, rows)."""
 
 
-def load_heads(medusa: Medusa, files: HeadsInput, arch: ModelArch) -> None:
+def load_heads(medusa: Medusa, files: HeadsInput, arch: ModelArch, rows: range | None = None) -> None:
     """Fill the heads of a plan with the first ones of a checkpoint.
 
     Args:
         medusa: placed in the arena; overwritten.
         files: where they come from.
         arch: of the target.
+        rows: of the output matrices, None for all.
 
     Raises:
         InputError: files that are not those of the plan.
@@ -50,12 +55,12 @@ def load_heads(medusa: Medusa, files: HeadsInput, arch: ModelArch) -> None:
         own = names.head(index)
         if own is not None:
             assert isinstance(head.head, FloatLinear)
-            _fill(head.head.weight, tiles(own))
+            _fill(head.head.weight, tiles(own, rows), 0 if rows is None else rows.start)
 
 
-def _fill(place: torch.Tensor, tiles: Iterator[tuple[int, torch.Tensor]]) -> None:
+def _fill(place: torch.Tensor, tiles: Iterator[tuple[int, torch.Tensor]], before: int = 0) -> None:
     for first, rows in tiles:
-        place[first : first + len(rows)].copy_(rows)
+        place[first - before : first - before + len(rows)].copy_(rows)
 
 
 def _open_safetensors(path: Path, arch: ModelArch) -> tuple[MedusaNames, Tiles]:
@@ -79,10 +84,11 @@ def _open_pickle(path: Path, arch: ModelArch) -> tuple[MedusaNames, Tiles]:
     names = medusa_names(tensors.keys(), str(path))
     check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, names, arch, str(path))
 
-    def tiles(name: str) -> Iterator[tuple[int, torch.Tensor]]:
+    def tiles(name: str, within: range | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         tensor = tensors[name]
+        wanted = range(len(tensor)) if within is None else within
         step = max(1, TILE_ELEMENTS // (tensor.shape[1] if tensor.dim() > 1 else 1))
-        for first in range(0, len(tensor), step):
-            yield first, tensor[first : first + step]
+        for first in range(wanted.start, wanted.stop, step):
+            yield first, tensor[first : min(first + step, wanted.stop)]
 
     return names, tiles

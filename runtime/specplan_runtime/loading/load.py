@@ -152,7 +152,7 @@ def _fill_linear(
         for first, tile in _tiles(source, f"{name}.weight", own):
             part = tile if columns is None else tile[:, columns.start : columns.stop]
             for start, run in _runs(first, part, linear.out_features, head_rows):
-                _store(linear, row + start, run)
+                _store(linear, row + start, run, None if columns is None else tile)
             end = row + first + tile.shape[0]
         if linear.bias is not None and biased:
             for first, tile in _tiles(source, f"{name}.bias", own):
@@ -186,20 +186,24 @@ def _runs(first: int, tile: torch.Tensor, num_rows: int, d: int | None) -> Itera
         row = end
 
 
-def _store(linear: AnyLinear, row: int, tile: torch.Tensor) -> None:
+def _store(linear: AnyLinear, row: int, tile: torch.Tensor, whole: torch.Tensor | None = None) -> None:
+    """Rows at their place; ``whole`` has all of their columns, where the tile is cut."""
     end = row + tile.shape[0]
     if isinstance(linear, FloatLinear):
         linear.weight[row:end].copy_(tile)
     elif isinstance(linear, PackedLinear):
         linear.store(row, tile)
     else:
-        _quantize(linear, row, end, tile.float())
+        _quantize(linear, row, end, tile.float(), None if whole is None else whole.float())
 
 
-def _quantize(linear: Int8Linear, row: int, end: int, values: torch.Tensor) -> None:
-    """Symmetric int8 per row: the scale is rounded to its own dtype first, so that rounding errors do not add up."""
-    scale = linear.scale[row:end]
-    scale.copy_((values.abs().amax(dim=1) / 127).clamp_min(1e-30))
+def _quantize(linear: Int8Linear, row: int, end: int, values: torch.Tensor, whole: torch.Tensor | None = None) -> None:
+    """Symmetric int8 per row: the scale is rounded to its own dtype first, so that rounding errors do not add up.
+
+    The largest elements are those of ``whole`` rows, so that ranks with parts of them hold what one device would.
+    """
+    scale, rows = linear.scale[row:end], values if whole is None else whole
+    scale.copy_((rows.abs().amax(dim=1) / 127).clamp_min(1e-30))
     divisor = scale.to(device=values.device, dtype=torch.float32)[:, None]
     linear.weight[row:end].copy_((values / divisor).round_().clamp_(-127, 127))
 

@@ -10,10 +10,9 @@ from specplan.errors import UnsupportedError
 from specplan.parallel.parallelism import Rank
 from specplan.plan import ModelInput, Plan
 from specplan_runtime.arena import ALIGNMENT, Arena
-from specplan_runtime.build import make_decoders, run_head
+from specplan_runtime.build import heads_of, make_decoders, run_head
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.distributed.ranks import Ranks
-from specplan_runtime.heads import run_medusa
 from specplan_runtime.layout import Layout, num_logits, place
 from specplan_runtime.parameters import Parameters, tensors_in
 from specplan_runtime.sampling import RowSampler, SamplingParams
@@ -63,7 +62,7 @@ def replay_arena(plan: Plan, announce: Callable[[str], None], ranks: Ranks | Non
     yield from _resident(plan, layout, resident_end)
     decoders = list(make_decoders(plan, layout, ranks))
     outside = 0
-    for phase, run in _phases(plan, layout, decoders):
+    for phase, run in _phases(plan, layout, decoders, ranks):
         announce(phase)
         tracker = StorageTracker(("meta",), scalar=lambda _: 0.5, arena=block)
         with torch.no_grad(), tracker, tracker.phase(phase) as seen:
@@ -134,7 +133,9 @@ def _counted_weights(model: ModelInput, dtype: torch.dtype) -> int | None:
     return sum(tensor.nbytes for tensor in {id(t): t for t in built.parameters()}.values())
 
 
-def _phases(plan: Plan, layout: Layout, decoders: list[Decoder]) -> Iterator[tuple[str, Callable[[], None]]]:
+def _phases(
+    plan: Plan, layout: Layout, decoders: list[Decoder], ranks: Ranks | None
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """Each phase with what replays it at its full shape, its rows at the end of the context."""
     topology = topology_of(plan.speculation.shape, layout.tree)
     for phase, work in layout.workspaces.items():
@@ -150,9 +151,9 @@ def _phases(plan: Plan, layout: Layout, decoders: list[Decoder]) -> Iterator[tup
         tree = topology if phase == "verify" and topology.hidden is not None else None
         span = Span([[0] * count] * shape.batch_size, [start] * shape.batch_size, 0, topology=tree)
         yield phase, _pass(decoder, work, span, layers, num_logits(phase, shape, plan.speculation.shape))
-    medusa, medusa_work = layout.medusa, layout.medusa_work
-    if medusa is not None and medusa_work is not None:
-        yield "draft", lambda: run_medusa(medusa, medusa_work)
+    if layout.medusa is not None:
+        run_heads, _ = heads_of(plan, layout, ranks)
+        yield "draft", run_heads
 
 
 def _head_pass(layout: Layout, work: Workspace) -> Callable[[], None]:

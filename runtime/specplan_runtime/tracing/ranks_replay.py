@@ -6,8 +6,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from specplan.errors import UnsupportedError
-from specplan.heads import MedusaHeads
 from specplan.plan import Plan, RankKind, Spread
 from specplan_runtime.arena import Arena
 from specplan_runtime.layout import place
@@ -23,13 +21,8 @@ def replay_kind(plan: Plan, kind: RankKind, announce: Callable[[str], None]) -> 
         plan: over several devices.
         kind: the ranks.
         announce: told the name of each phase.
-
-    Raises:
-        UnsupportedError: Medusa heads that are spread over ranks.
     """
     spread, rank = _spread_of(plan), kind.ranks[0]
-    if isinstance(plan.inputs.heads, MedusaHeads) and spread.parallelism.draft_placement == "split":
-        raise UnsupportedError("Medusa heads that are spread over ranks are not replayed")
 
     def announce_rank(phase: str) -> None:
         announce(f"{phase} of rank {rank}")

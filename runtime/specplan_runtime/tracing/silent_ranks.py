@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from specplan.parallel.parallelism import Parallelism
+from specplan_runtime.distributed.interrupts import Interrupts
 from specplan_runtime.distributed.ranks import Ranks
 
 
@@ -19,6 +20,7 @@ class SilentRanks(Ranks):
     def __init__(self, parallelism: Parallelism, rank: int) -> None:  # no processes to meet
         self.parallelism, self.rank = parallelism, rank
         self.stage, self.part = parallelism.stage_of(rank), rank % parallelism.tensor_parallel
+        self.interrupts = Interrupts()
 
     def add_up(self, x: torch.Tensor) -> None:
         """A sum that stays as it is."""
@@ -34,10 +36,14 @@ class SilentRanks(Ranks):
         if self.decides:
             all_of_them.copy_(own)
 
-    def send(self, hidden: torch.Tensor) -> None:
-        """Read by nobody."""
-        hidden.add_(0)
+    def share(self, x: torch.Tensor) -> None:
+        """Values that stay as they are."""
+        x.add_(0)
 
-    def receive(self, hidden: torch.Tensor) -> None:
+    def send(self, x: torch.Tensor, rank: int) -> None:
+        """Read by nobody."""
+        x.add_(0)
+
+    def receive(self, x: torch.Tensor, rank: int) -> None:
         """Zeros."""
-        hidden.zero_()
+        x.zero_()

@@ -80,6 +80,7 @@ def assemble_transformers(plan: Plan, progress: Progress, random_weights: bool) 
         device=device,
         target=decoders[0],
         decoders=decoders,
+        draft=decoders[-1],
         drafter=_drafter(plan, places, decoders),
         workspaces=places.workspaces,
         prefill_chunk=places.workspaces["prefill_target"].shape.num_rows,

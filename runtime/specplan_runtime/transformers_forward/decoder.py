@@ -60,6 +60,9 @@ class TransformersDecoder:
         self.cache.current = None
         work.output.hidden = output.last_hidden_state.view(b * q, self.arch.hidden_size)
 
+    def expect(self, work: TransformersWorkspace, spans: Sequence[Span], sampled: bool | None) -> None:
+        """Nobody else needs to know."""
+
     def logits(
         self, work: TransformersWorkspace, rows: Sequence[int] | None, num_rows: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
