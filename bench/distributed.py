@@ -18,7 +18,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.plan import Plan
 from specplan_runtime.engine import Engine
 from specplan_runtime.text import Tokenizer

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from specplan import planfile
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.plan import Plan
 from tests.cli_helpers import llama_folder
 from tests.runtime_helpers import plan_for, randomize, spread_over

@@ -9,8 +9,8 @@ import pytest
 
 from specplan.device import DeviceSpec
 from specplan.devices.bundled import device_profile
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import rank_scenarios
+from specplan.parallelism import Parallelism
 from specplan.provenance import Figure
 from specplan.scenario import Scenario
 from specplan.speed.links import TOKENS_S, Link, slowest_link
