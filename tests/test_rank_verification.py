@@ -19,8 +19,8 @@ from specplan.heads import Heads, MedusaHeads
 from specplan.ledger import MemoryLedger
 from specplan.models.resolve import resolve_model
 from specplan.parallel.checks import can_spread
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import even_layers
+from specplan.parallelism import Parallelism
 from specplan.plan import Plan, RankKind
 from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan.trees import find_tree
