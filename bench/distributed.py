@@ -17,7 +17,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from tests.eagle_helpers import eagle_folder
 from tests.head_helpers import heads_folder, medusa_tensors
 from tests.rank_helpers import alone, among_ranks

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from tests.rank_helpers import children_of, finish, model_folder, save_plan, start, write_prompts
 
 _LIMIT_S = 30.0

@@ -13,8 +13,8 @@ from specplan.devices.bundled import device_profile
 from specplan.formulas.memory import MemoryModel
 from specplan.heads import MedusaHeads
 from specplan.models.resolve import resolve_model
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import even_layers, rank_scenarios
+from specplan.parallelism import Parallelism
 from specplan.plan import ModelInput, Plan
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask

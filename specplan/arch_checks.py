@@ -9,7 +9,7 @@ from specplan.arch import LatentArch, LinearAttentionArch, MambaArch, ModelArch,
 from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import family_of
-from specplan.quantized.matrices import matrix_shapes
+from specplan.matrices import matrix_shapes
 from specplan.quantized.stored import check_stored
 
 #: No device has more; sums stay far from 64 bits.

@@ -11,8 +11,8 @@ from specplan.caches.draft_window import windowed
 from specplan.device import DeviceSpec
 from specplan.heads import Eagle3Head, Heads
 from specplan.ledger import MemoryLedger
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import rank_scenario
+from specplan.parallelism import Parallelism
 from specplan.provenance import Figure
 from specplan.scenario import Scenario
 from specplan.speculation import Drafter, Speculation

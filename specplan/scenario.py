@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
 from specplan.heads import Heads
-from specplan.parallel.parallelism import Rank
+from specplan.parallelism import Rank
 from specplan.speculation import Speculation
 from specplan.workload import Workload
 

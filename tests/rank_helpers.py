@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from specplan import planfile
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.plan import Plan
 from specplan_runtime.distributed.environment import RENDEZVOUS
 from specplan_runtime.distributed.member import follow, joined, leading

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from specplan.formulas.memory import MemoryModel
 from specplan.parallel.checks import check_parallelism
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.plan import Plan
 from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan_runtime.arena import Arena
 from specplan_runtime.distributed.commands import Choose, Command, Compact, Forward, Passes, RunHeads, Stop, decode
 from specplan_runtime.engine import Engine

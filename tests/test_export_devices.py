@@ -14,7 +14,7 @@ from specplan.export.export import export_plan
 from specplan.export.exported import Exported, TooLarge
 from specplan.export.limits import Target
 from specplan.output.exports import memory_text, rendered
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.plan import Plan
 from tests.runtime_helpers import spread_over
 from tests.test_export import FORMATS, GPU, checked, exported, llamas, option, plan, serving

@@ -26,7 +26,7 @@ FULL = Path("/dev/full")
 
 
 def process(*arguments: str, **streams: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "PYTHONIOENCODING": "ascii"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "PYTHONIOENCODING": "latin-1"}
     where = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     command = [sys.executable, "-m", "specplan", *arguments]
     return subprocess.run(command, text=True, env=environment, **where)  # type: ignore[call-overload, no-any-return]
@@ -116,12 +116,14 @@ def test_line_breaks_inside_a_prompt_do_not_end_it(tmp_path: Path) -> None:
 def test_a_disk_that_fills_up_under_a_job_is_named(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "out.jsonl", "job", 2)
     journal.add(Result(0, "a", 1, "stop"))
-    monkey, journal._file = journal._file, FULL.open("wb")
-    monkey.close()
+    journal.close()
+    journal._file = FULL.open("wb")
     with pytest.raises(EnvironmentProblem, match=r"out\.jsonl\.part: No space left"):
         journal.add(Result(1, "b", 1, "stop"))
     journal.close()
-    assert list(Journal(tmp_path / "out.jsonl", "job", 2).results) == [0]
+    again = Journal(tmp_path / "out.jsonl", "job", 2)
+    again.close()
+    assert list(again.results) == [0]
 
 
 def test_a_training_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:

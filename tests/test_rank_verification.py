@@ -18,8 +18,8 @@ from specplan.heads import Heads, MedusaHeads, published_heads
 from specplan.ledger import MemoryLedger
 from specplan.models.resolve import resolve_model
 from specplan.parallel.checks import can_spread
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import even_layers
+from specplan.parallelism import Parallelism
 from specplan.plan import Plan, RankKind
 from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan.trees import find_tree
@@ -184,7 +184,10 @@ def test_heads_over_ranks() -> None:
 def test_an_eagle3_head_reads_features_of_all_stages(parallelism: Parallelism) -> None:
     arch = tiny_arch(num_hidden_layers=6, vocab_size=99)
     heads = published_heads("eagle3", arch, Chain(3), shares_head=False)
-    workload, speculation = Workload(100, 3, *["float32"] * 4), Speculation("eagle3", Chain(3), 0, 16, 4)
+    workload, speculation = (
+        Workload(100, 3, "float32", "float32", "float32", "float32"),
+        Speculation("eagle3", Chain(3), 0, 16, 4),
+    )
     plan = plan_of(arch, None, workload, speculation, heads=heads)
     assert_holds(spread_over(plan, parallelism))
 

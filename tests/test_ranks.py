@@ -17,8 +17,8 @@ from specplan.formulas.replicas import replicas
 from specplan.heads import MedusaHeads, published_heads
 from specplan.models.resolve import resolve_model
 from specplan.parallel.checks import check_parallelism
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import even_layers, rank_scenarios
+from specplan.parallelism import Parallelism
 from specplan.scenario import Scenario
 from specplan.speculation import Chain, Drafter, Speculation, Tree
 from specplan.trees import find_tree

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.planner.ask import ask
 from specplan.planner.question import Question
 from specplan.planner.variants import Variant, variants
@@ -133,7 +133,8 @@ class Told(Ranks):
 
     def __init__(self, parallelism: Parallelism) -> None:
         self.parallelism, self.rank, self.stage, self.part = parallelism, 1, 1, 0
-        self.interrupts, self.told, self._postponed = Interrupts(), [], None
+        self.interrupts, self._postponed = Interrupts(), None
+        self.told: list[Command] = []
 
     def tell(self, command: Command) -> None:
         self.told.append(command)

@@ -10,8 +10,8 @@ import pytest
 from specplan.device import DeviceSpec
 from specplan.devices.bundled import device_profile
 from specplan.heads import Eagle3Head, published_heads
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import rank_scenarios
+from specplan.parallelism import Parallelism
 from specplan.provenance import Figure
 from specplan.scenario import Scenario
 from specplan.speculation import Chain

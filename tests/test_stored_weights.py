@@ -22,11 +22,13 @@ from specplan.dtypes import LIBRARY_FORMATS
 from specplan.errors import InputError, UnsupportedError
 from specplan.formulas.bind import evaluate_expression
 from specplan.formulas.explain import explain_items, scenario_of_plan, to_text
+from specplan.formulas.head_storage import mtp_storage
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.stored_weights import SHAPES, rest, stored_expression
 from specplan.formulas.values import arch_values
 from specplan.heads import MtpLayer
 from specplan.ledger import MemoryItem
+from specplan.matrices import matrix_shapes, num_vector_elements
 from specplan.models.config import read_config
 from specplan.models.modules import linear_modules
 from specplan.models.quantization import read_quantization
@@ -39,8 +41,6 @@ from specplan.planner.ask import ask
 from specplan.profiles import profile_names, read_profile
 from specplan.quantized.format_tensors import num_scales, tensor_bytes, tensors
 from specplan.quantized.formats import STORED_FORMATS, StoredFormat
-from specplan.quantized.head_storage import mtp_storage
-from specplan.quantized.matrices import matrix_shapes, num_vector_elements
 from specplan.quantized.quantization import Quantization
 from specplan.scenario import Scenario
 from specplan.speculation import Chain, Speculation

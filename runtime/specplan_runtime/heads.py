@@ -9,7 +9,7 @@ import torch
 
 from specplan.arch import ModelArch
 from specplan.heads import MedusaHeads
-from specplan.parallel.parallelism import Rank
+from specplan.parallelism import Rank
 from specplan_runtime.arena import Arena
 from specplan_runtime.distributed.links import Choosing
 from specplan_runtime.linear import FloatLinear

@@ -9,7 +9,7 @@ import torch
 
 from specplan.draft_passes import draft_passes
 from specplan.heads import Eagle3Head, MedusaHeads
-from specplan.parallel.parallelism import Rank
+from specplan.parallelism import Rank
 from specplan.plan import Plan
 from specplan.speculation import MODEL_DRAFTERS, Chain, Tree
 from specplan_runtime.arena import Arena

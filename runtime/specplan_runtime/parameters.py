@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from specplan.arch import ModelArch, MoeArch
-from specplan.parallel.parallelism import Rank
+from specplan.parallelism import Rank
 from specplan_runtime.arena import Arena
 from specplan_runtime.linear import FloatLinear, Int8Linear, PackedLinear
 from specplan_runtime.packing import bind, layout_of

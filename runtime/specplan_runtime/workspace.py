@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from specplan.arch import ModelArch, MoeArch
-from specplan.parallel.parallelism import Rank
+from specplan.parallelism import Rank
 from specplan_runtime.arena import Arena
 from specplan_runtime.parameters import Slots
 from specplan_runtime.precision import Precision

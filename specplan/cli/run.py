@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from specplan.errors import EnvironmentProblem, InputError
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

@@ -8,7 +8,7 @@ from specplan.device import DeviceSpec
 from specplan.errors import InputError
 from specplan.models.replace import differing_fields
 from specplan.models.resolve import resolve_model
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.plan import ModelInput, Plan
 from specplan.profiles import read_profile
 from specplan.speculation import Chain, DraftDevice, Drafter, Tree

@@ -13,8 +13,8 @@ from specplan.formulas.bind import evaluate
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.term import Term
 from specplan.heads import Eagle3Head, MedusaHeads
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import draft_parallelism
+from specplan.parallelism import Parallelism
 from specplan.scenario import Scenario
 
 #: Names with their bytes.

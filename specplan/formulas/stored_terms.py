@@ -11,14 +11,14 @@ from specplan.arch import ModelArch
 from specplan.device import DeviceKind
 from specplan.dtypes import WeightFormat, float_bytes
 from specplan.formulas.bind import Value, evaluate_expression
+from specplan.formulas.head_storage import mtp_storage
 from specplan.formulas.quantized import format_values, kernel_values
+from specplan.formulas.reconstruction import largest_reconstruction
 from specplan.formulas.stored_weights import stored_expression, stored_mtp_parts, stored_parts
 from specplan.formulas.term import Term, term
 from specplan.heads import MtpLayer
 from specplan.ledger import Owner, Phase
 from specplan.provenance import Source
-from specplan.quantized.head_storage import mtp_storage
-from specplan.quantized.reconstruction import largest_reconstruction
 from specplan.quantized.stored import StoredWeights
 
 

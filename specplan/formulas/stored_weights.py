@@ -51,7 +51,7 @@ def _gated(part: str, inner: sympy.Expr) -> dict[str, tuple[sympy.Expr, sympy.Ex
     }
 
 
-#: Rows and columns by kind, as ``specplan.quantized.matrices`` has them in numbers.
+#: Rows and columns by kind, as ``specplan.matrices`` has them in numbers.
 SHAPES: dict[str, tuple[sympy.Expr, sympy.Expr]] = {
     "embedding": (V, h),
     "head": (V, h),

@@ -14,7 +14,7 @@ from specplan.formulas.overheads import GLOO_SEGMENT_BYTES, GRAPH_BYTES, RCCL_BY
 from specplan.formulas.system import LOADER_TILE_ELEMENTS
 from specplan.ledger import Owner, Phase
 from specplan.parallel.communicator import Communicator, default_communicator, stage_communicator
-from specplan.parallel.parallelism import Rank
+from specplan.parallelism import Rank
 from specplan.provenance import Source
 from specplan.scenario import Scenario
 

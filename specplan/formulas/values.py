@@ -9,7 +9,7 @@ from specplan.caches.kv_formats import cache_format
 from specplan.dtypes import float_bytes, weight_format
 from specplan.formulas.bind import Value
 from specplan.heads import Eagle3Head, Heads, MedusaHeads
-from specplan.parallel.parallelism import Rank
+from specplan.parallelism import Rank
 from specplan.quantized.stored import StoredWeights
 
 _NO_MOE = MoeArch(0, 0, 0)

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from specplan.arch import ModelArch
+from specplan.matrices import matrix_shapes, num_vector_elements
 from specplan.models.modules import linear_modules
 from specplan.models.names import naming_of
 from specplan.models.tensors import TensorEntry, expected_tensors
 from specplan.quantized.formats import StoredFormat, stored_format
-from specplan.quantized.matrices import matrix_shapes, num_vector_elements
 from specplan.quantized.stored import FormatCounts, KindCount, StoredWeights, matrix_format
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from specplan.arch import ModelArch
+from specplan.matrices import matrix_shapes
 from specplan.models.names import Naming, naming_of
-from specplan.quantized.matrices import matrix_shapes
 
 _LATENT = {
     "q": "q_proj", "q_a": "q_a_proj", "q_b": "q_b_proj", "kv_a": "kv_a_proj_with_mqa", "kv_b": "kv_b_proj",
@@ -22,7 +22,7 @@ class Module:
     """Matrices of equal kind under one name.
 
     Attributes:
-        kind: as in ``specplan.quantized.matrices``.
+        kind: as in ``specplan.matrices``.
         name: full, without ``.weight``; with ``{expert}`` for experts that are modules of their own.
         count: experts that the name stands for, else 1.
         stacked: the experts are one tensor with a leading dimension.

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from specplan.arch import ModelArch
 from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError, UnsupportedError
+from specplan.matrices import matrix_shapes
 from specplan.models.modules import Module, linear_modules
 from specplan.quantized.format_tensors import tensors
 from specplan.quantized.formats import STORED_FORMATS, StoredFormat
-from specplan.quantized.matrices import matrix_shapes
 from specplan.quantized.quantization import Quantization
 from specplan.quantized.stored import FormatCounts, KindCount, StoredWeights, matrix_format
 

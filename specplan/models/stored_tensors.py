@@ -11,12 +11,12 @@ from specplan.arch import ModelArch
 from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError
 from specplan.families import FAMILIES
+from specplan.matrices import matrix_shapes, num_vector_elements
 from specplan.models.modules import Module
 from specplan.models.names import naming_of
 from specplan.models.storage import quantized_modules
 from specplan.models.tensors import Shape, TensorEntry, expected_tensors
 from specplan.quantized.format_tensors import tensor_bytes, tensors
-from specplan.quantized.matrices import matrix_shapes, num_vector_elements
 from specplan.quantized.quantization import Quantization
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")

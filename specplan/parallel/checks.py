@@ -8,8 +8,8 @@ from specplan.arch import ModelArch
 from specplan.dtypes import weight_format
 from specplan.errors import InputError, UnsupportedError
 from specplan.heads import Eagle3Head, MedusaHeads
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import draft_parallelism
+from specplan.parallelism import Parallelism
 from specplan.scenario import Scenario
 from specplan.speculation import Tree
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
 from specplan.heads import Eagle3Head, MedusaHeads
-from specplan.parallel.parallelism import Parallelism, Rank
+from specplan.parallelism import Parallelism, Rank
 from specplan.scenario import Scenario
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from specplan.heads import MedusaHeads
 from specplan.knob import Knob
 from specplan.ledger import MemoryLedger
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.planner.room import Room
 from specplan.scenario import Scenario
 from specplan.speculation import Drafter

@@ -8,13 +8,13 @@ from pathlib import Path
 from specplan.dtypes import FLOAT_BYTES, RUNTIME_FORMATS, STORED, WeightFormat, weight_format
 from specplan.families import FAMILIES, runnable, transformers_runnable
 from specplan.formulas.memory import MemoryModel
+from specplan.formulas.reconstruction import kernels
 from specplan.formulas.transformers_terms import forward_source
 from specplan.models.safetensors_header import safetensors_files
 from specplan.plan import ModelInput, PlanInputs
 from specplan.planner.acceptance import CACHE_AGREEMENT
 from specplan.planner.question import Question
 from specplan.planner.variants import Variant, scenario_of
-from specplan.quantized.reconstruction import kernels
 from specplan.speculation import HEAD_DRAFTERS
 from specplan.speed.acceptance import ASSUMED_ALPHA
 from specplan.units import counted, format_bytes

@@ -14,8 +14,8 @@ from specplan.device import DeviceSpec
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.replicas import replicas
 from specplan.formulas.term import Knobs
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import rank_scenarios
+from specplan.parallelism import Parallelism
 from specplan.plan import RankKind, Spread
 from specplan.scenario import Scenario
 from specplan.speculation import Speculation

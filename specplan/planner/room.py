@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from specplan.formulas.memory import MemoryModel
 from specplan.ledger import MemoryLedger
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.planner.ranks import Card, Share, shares_of
 from specplan.scenario import Scenario
 

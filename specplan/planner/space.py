@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from specplan.formulas.term import Knobs
-from specplan.parallel.parallelism import Parallelism
 from specplan.parallel.ranks import rank_scenarios
+from specplan.parallelism import Parallelism
 from specplan.planner.acceptance import acceptance_of, draft_agreement, weakened
 from specplan.planner.question import Question
 from specplan.planner.ranks import Share, peak_bytes, shares_of

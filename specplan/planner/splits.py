@@ -9,8 +9,8 @@ from specplan.arch import ModelArch
 from specplan.device import DeviceSpec
 from specplan.errors import InputError, UnsupportedError
 from specplan.parallel.checks import spread_problems
-from specplan.parallel.parallelism import DraftPlacement, Parallelism
 from specplan.parallel.ranks import even_layers
+from specplan.parallelism import DraftPlacement, Parallelism
 from specplan.planner.question import PUBLISHED_HEADS, Split
 from specplan.planner.ranks import Card
 from specplan.provenance import Figure

@@ -12,7 +12,7 @@ from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import InputError
 from specplan.heads import Heads, MedusaHeads, published_heads
 from specplan.parallel.checks import can_spread
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.plan import Eagle3Input
 from specplan.planner.acceptance import acceptance_of
 from specplan.planner.question import Question

@@ -87,7 +87,7 @@ class KindCount:
     """Matrices of one kind that a format holds.
 
     Attributes:
-        kind: as in ``specplan.quantized.matrices``, for example ``attention.q``.
+        kind: as in ``specplan.matrices``, for example ``attention.q``.
         count: over all layers and experts.
     """
 

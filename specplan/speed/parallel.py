@@ -16,7 +16,7 @@ import numpy as np
 from specplan.arch import ModelArch
 from specplan.dtypes import float_bytes, weight_format
 from specplan.heads import Eagle3Head, MedusaHeads
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan.provenance import Source
 from specplan.scenario import Scenario
 from specplan.speculation import Drafter

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from specplan.arch import ModelArch
 from specplan.dtypes import WeightFormat
-from specplan.quantized.matrices import matrix_shapes
+from specplan.matrices import matrix_shapes
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from specplan.errors import EnvironmentProblem
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan_runtime.distributed.environment import LOST_CODE, RENDEZVOUS
 
 #: After a rank has ended badly, the others have so long to end by themselves, their results on disk.

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from specplan.errors import InputError, SpecplanError
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan_runtime.distributed.commands import Command
 from specplan_runtime.distributed.environment import LOST_CODE, RENDEZVOUS, environment_rank
 from specplan_runtime.distributed.interrupts import Interrupts

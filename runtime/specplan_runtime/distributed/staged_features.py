@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan_runtime.distributed.ranks import Ranks
 from specplan_runtime.features import FeatureTap
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
-from typing import Generic
 
 import torch
 
-from specplan_runtime.drafters.model import DraftModel, idle_rows
+from specplan_runtime.drafters.model import DraftModel, ModelDrafter, idle_rows
 from specplan_runtime.forward import Work
 from specplan_runtime.sampling import RowSampler, SamplingParams, Uniform
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
 
 
-class AutoregressiveDrafter(Generic[Work]):
+class AutoregressiveDrafter(ModelDrafter[Work]):
     """Runs a model γ times per step.
 
     Args:
@@ -23,18 +22,8 @@ class AutoregressiveDrafter(Generic[Work]):
     """
 
     def __init__(self, model: DraftModel[Work], draft_probs: torch.Tensor) -> None:
-        self._model, self._probs = model, draft_probs
-
-    def prefill(self, sequence: Sequence) -> None:
-        """Take in the prompt."""
-        self._model.prefill(sequence)
-
-    def follow(self, sequence: Sequence, start: int, num_tokens: int) -> None:
-        """A draft that reads tokens prefills them by itself."""
-
-    def reusable(self, sequence: Sequence, num_shared: int) -> int:
-        """All of them: the draft's own cache is rewound with the target's."""
-        return num_shared
+        super().__init__(model)
+        self._probs = draft_probs
 
     def propose(self, rows: Rows[Sequence | None], limits: Rows[int], params: SamplingParams) -> list[list[int]]:
         """Draft as far as the row with the highest limit; rows with lower limits get fewer."""
@@ -58,9 +47,6 @@ class AutoregressiveDrafter(Generic[Work]):
     def probs(self, row: int, position: int) -> torch.Tensor | None:
         """What the proposal was drawn from."""
         return self._probs[row, position, : self._model.vocab_size]
-
-    def observe(self, row: int, hidden: torch.Tensor) -> None:
-        """A draft that reads tokens needs no hidden states."""
 
     def commit(self, sequence: Sequence, num_drafted: int, path: Rows[int]) -> None:
         """The draft has seen all proposals but the last; the accepted ones of them are valid."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from specplan.speculation import Tree
-from specplan_runtime.drafters.model import DraftModel, idle_rows
+from specplan_runtime.drafters.model import DraftModel, ModelDrafter, idle_rows
 from specplan_runtime.forward import Forward
 from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.sequence import Sequence
@@ -51,7 +51,7 @@ class _Depth:
         return 1 + max(rank for children in self.children for _, rank in children)
 
 
-class BranchingDrafter:
+class BranchingDrafter(ModelDrafter[Workspace]):
     """Proposes the plan's tree: the best tokens after each node, found by repeated arg-max.
 
     The draft's cache holds the rows that were fed behind the context, one slot each; what is accepted of them moves to
@@ -64,23 +64,13 @@ class BranchingDrafter:
     """
 
     def __init__(self, model: DraftModel[Workspace], shape: Tree, buffers: BranchBuffers) -> None:
-        self._model, self._candidates = model, buffers.candidates
+        super().__init__(model)
+        self._candidates = buffers.candidates
         self._num_nodes = shape.num_draft_nodes
         self._topology = topology_of(shape.inner, buffers.hidden)
         self._depths = tuple(_depths(shape))
         fed = [node for depth in self._depths for node in depth.nodes]
         self._fed = {node: row for row, node in enumerate(fed)}
-
-    def prefill(self, sequence: Sequence) -> None:
-        """Take in the prompt."""
-        self._model.prefill(sequence)
-
-    def follow(self, sequence: Sequence, start: int, num_tokens: int) -> None:
-        """A draft that reads tokens prefills them by itself."""
-
-    def reusable(self, sequence: Sequence, num_shared: int) -> int:
-        """All of them: the draft's own cache is rewound with the target's."""
-        return num_shared
 
     def propose(self, rows: Rows[Sequence | None], limits: Rows[int], params: SamplingParams) -> list[list[int]]:
         """The whole tree for every active row that can use a token of it."""
@@ -104,9 +94,6 @@ class BranchingDrafter:
     def probs(self, row: int, position: int) -> torch.Tensor | None:
         """Proposals are certain."""
         return None
-
-    def observe(self, row: int, hidden: torch.Tensor) -> None:
-        """A draft that reads tokens needs no hidden states."""
 
     def commit(self, sequence: Sequence, num_drafted: int, path: Rows[int]) -> None:
         """Keep what was accepted of the rows that the draft has seen; a shared cache, the target has put in order."""

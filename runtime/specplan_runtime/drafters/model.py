@@ -6,6 +6,8 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Generic
 
+import torch
+
 from specplan_runtime.forward import Forward, Work
 from specplan_runtime.prefill import prefill
 from specplan_runtime.sequence import Sequence
@@ -69,6 +71,31 @@ class DraftModel(Generic[Work]):
         """Tokens of the target's padding that a smaller draft vocabulary lacks become token 0."""
         size = self.decoder.vocab_size
         return [token if token < size else 0 for token in tokens]
+
+
+class ModelDrafter(Generic[Work]):
+    """What every drafter with a model says to the engine.
+
+    Args:
+        model: that drafts.
+    """
+
+    def __init__(self, model: DraftModel[Work]) -> None:
+        self._model = model
+
+    def prefill(self, sequence: Sequence) -> None:
+        """Take in the prompt."""
+        self._model.prefill(sequence)
+
+    def follow(self, sequence: Sequence, start: int, num_tokens: int) -> None:
+        """A draft that reads tokens prefills them by itself."""
+
+    def reusable(self, sequence: Sequence, num_shared: int) -> int:
+        """All of them: the draft's own cache is rewound with the target's."""
+        return num_shared
+
+    def observe(self, row: int, hidden: torch.Tensor) -> None:
+        """A draft that reads tokens needs no hidden states."""
 
 
 def idle_rows(rows: Rows[Sequence | None]) -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specplan.arch import ModelArch
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 
 #: Rows of one tensor, range after range; None for all of them.
 Rows = tuple[range, ...] | None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from specplan.errors import UnsupportedError
-from specplan.parallel.parallelism import Rank
+from specplan.parallelism import Rank
 from specplan.plan import ModelInput, Plan
 from specplan_runtime.arena import ALIGNMENT, Arena
 from specplan_runtime.build import heads_of, make_decoders, run_head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from specplan.parallel.parallelism import Parallelism
+from specplan.parallelism import Parallelism
 from specplan_runtime.distributed.interrupts import Interrupts
 from specplan_runtime.distributed.ranks import Ranks
 

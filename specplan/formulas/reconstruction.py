@@ -6,8 +6,8 @@ from functools import lru_cache
 
 from specplan.arch import ModelArch
 from specplan.dtypes import WeightFormat
+from specplan.matrices import matrix_shapes
 from specplan.quantized.dequantization import Kernel, default_kernel
-from specplan.quantized.matrices import matrix_shapes
 from specplan.quantized.stored import MatrixFormat
 
 
