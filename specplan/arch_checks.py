@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from specplan.arch import LatentArch, LinearAttentionArch, MambaArch, ModelArch, MoeArch, RopeScaling
-from specplan.dtypes import FLOAT_BYTES
+from specplan.dtypes import FLOAT_BYTES, INT4_GROUP, INT4_ROWS
 from specplan.errors import InputError, UnsupportedError
 from specplan.families import family_of
 from specplan.matrices import matrix_shapes
@@ -127,15 +127,22 @@ def check_vocabularies(target: ModelArch, draft: ModelArch, where: str) -> None:
 
 
 def check_kernels(arch: ModelArch, dtype: str, where: str) -> None:
-    """Refuse shapes that a kernel would read beyond: PyTorch's int8 product takes rows in steps of 16 elements.
+    """Refuse shapes that a kernel would read beyond: PyTorch's int8 product takes rows in steps of 16 elements, its
+    int4 product whole groups, and 16 rows at a time.
 
     Raises:
         UnsupportedError: names the dtype.
     """
     experts = arch.moe.moe_intermediate_size if arch.moe is not None else 0
     widths = (arch.hidden_size, arch.intermediate_size, experts, arch.num_attention_heads * arch.head_dim)
-    if dtype == "int8" and any(width % 16 for width in widths):
-        raise UnsupportedError(f"{where}: dtype int8 needs matrices whose rows are multiples of 16 long")
+    step = {"int8": 16, "int4": INT4_GROUP}.get(dtype, 1)
+    if any(width % step for width in widths):
+        raise UnsupportedError(f"{where}: dtype {dtype} needs matrices whose rows are multiples of {step} long")
+    if dtype == "int4" and arch.qkv_size % INT4_ROWS:
+        raise UnsupportedError(
+            f"{where}: dtype int4 needs matrices with a multiple of {INT4_ROWS} rows; queries, keys and values have "
+            f"{arch.qkv_size}"
+        )
 
 
 def _check_rope_scaling(scaling: RopeScaling, where: str) -> None:

@@ -10,31 +10,50 @@ from specplan.quantized.stored import StoredWeights
 
 
 @dataclass(frozen=True, slots=True)
+class Matrices:
+    """What matrices take in our own runtime.
+
+    Attributes:
+        bits: per element, scales and zero points of groups included.
+        scale_bytes: of the scale that each output row carries, else 0.
+    """
+
+    bits: int
+    scale_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WeightFormat:
     """How the matrices of a model are held in memory, and what its activations are.
 
     Attributes:
         name: what ``--dtype`` says.
-        matrix_bytes: bytes per matrix element in our own runtime; of what is not quantized where a library stores it.
-        scale_bytes: bytes of the scale that each output row carries in our own runtime, else 0.
+        layers: the matrices of layers in our own runtime; what is not quantized where a library stores them.
+        head: the output head, and an embedding that is tied to it.
         compute_dtype: dtype of activations, norms, biases and the untied input embedding.
         stored: how a library stores the weights; None for the formats that our own runtime runs.
     """
 
     name: str
-    matrix_bytes: int
-    scale_bytes: int
+    layers: Matrices
+    head: Matrices
     compute_dtype: str
     stored: StoredWeights | None = None
 
     @property
     def quantized(self) -> bool:
         """Whether our own runtime holds matrices in fewer bits than activations."""
-        return self.scale_bytes > 0
+        return self.layers.bits < 16
 
     def allocates_outputs(self, on_cpu: bool) -> bool:
-        """Whether matrix kernels of our own runtime allocate their outputs: int8 ones, and packed float32 on a CPU."""
+        """Whether matrix kernels of our own runtime allocate their outputs: those of quantized matrices, and of packed
+        float32 on a CPU.
+        """
         return self.quantized or (on_cpu and self.stored is None and self.compute_dtype == "float32")
+
+    def reads_contiguous(self, on_cpu: bool) -> bool:
+        """Whether kernels that allocate take contiguous rows only: int4 ones, and packed float32."""
+        return self.allocates_outputs(on_cpu) and self.layers != _INT8
 
     def least_rows(self, on_cpu: bool) -> int:
         """Rows that a product is fed at least: with fewer float32 ones are slower."""
@@ -45,10 +64,21 @@ class WeightFormat:
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
+#: Values along a row of an int4 matrix that share a scale and a zero point: the blocks of Q4_0 and Q4_1 in GGUF files,
+#: whose values are then kept; the hidden sizes of small models are no multiples of more.
+INT4_GROUP = 32
+#: Rows of an int4 matrix come in multiples of so many: what PyTorch packs.
+INT4_ROWS = 16
+
+_INT8 = Matrices(8, 2)
+#: 4 bits, and of each group a scale and a zero point in bfloat16.
+_INT4 = Matrices(4 + 32 // INT4_GROUP)
+
 #: What our own runtime has kernels for.
 RUNTIME_FORMATS = {
-    **{name: WeightFormat(name, size, 0, name) for name, size in FLOAT_BYTES.items()},
-    "int8": WeightFormat("int8", 1, 2, "bfloat16"),
+    **{name: WeightFormat(name, Matrices(8 * size), Matrices(8 * size), name) for name, size in FLOAT_BYTES.items()},
+    "int8": WeightFormat("int8", _INT8, _INT8, "bfloat16"),
+    "int4": WeightFormat("int4", _INT4, _INT8, "bfloat16"),
 }
 #: As the file has them.
 STORED = "stored"
@@ -103,7 +133,8 @@ def weight_format(name: str, stored: StoredWeights | None = None) -> WeightForma
         return RUNTIME_FORMATS[dtype]
     if stored is None or dtype not in (STORED, stored.name):
         raise InputError(f"dtype {dtype!r} contradicts how the model is stored ({stored.name if stored else 'plain'})")
-    return WeightFormat(dtype, float_bytes(stored.compute_dtype), 0, stored.compute_dtype, stored)
+    plain = Matrices(8 * float_bytes(stored.compute_dtype))
+    return WeightFormat(dtype, plain, plain, stored.compute_dtype, stored)
 
 
 def float_bytes(name: str) -> int:

@@ -207,6 +207,8 @@ def _check_dtypes(plan: Plan, where: str) -> None:
                 f"{where}: workload.{key} {name!r} is not supported: one of {', '.join(CACHE_FORMATS)}"
             )
     for key, model in (("dtype", target), ("draft_dtype", draft)):
+        if getattr(workload, key) == "int4" and plan.inputs.device.kind != "cpu":
+            raise UnsupportedError(f"{where}: workload.{key} is int4, which runs on CPUs only")
         try:
             weight_format(getattr(workload, key), model.arch.stored)
         except InputError as error:

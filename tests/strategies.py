@@ -80,6 +80,17 @@ def runnable_archs(
     )
 
 
+def in_groups(arch: ModelArch, dtype: str) -> ModelArch:
+    """The same with sizes that int4 takes, where that is the dtype."""
+    if dtype != "int4":
+        return arch
+    moe, of_32 = arch.moe, lambda size: -(-size // 32) * 32
+    if moe is not None:
+        moe = dataclasses.replace(moe, moe_intermediate_size=of_32(moe.moe_intermediate_size))
+    sizes = {name: of_32(getattr(arch, name)) for name in ("hidden_size", "intermediate_size", "head_dim")}
+    return dataclasses.replace(arch, **sizes, moe=moe)
+
+
 _LAYER_MIXES: tuple[tuple[LayerType, ...], ...] = (
     ("full_attention",),
     ("sliding_attention",),

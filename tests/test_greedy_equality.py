@@ -303,6 +303,7 @@ def test_a_draft_of_another_family(draft: str) -> None:
 
 @pytest.mark.parametrize("precision", [
     {"draft_dtype": "bfloat16"}, {"draft_dtype": "float16", "draft_kv_dtype": "float32"}, {"draft_dtype": "int8"},
+    {"draft_dtype": "int4"},
     {"draft_kv_dtype": "bfloat16"}, {"draft_kv_dtype": "float16"},
 ])  # fmt: skip
 def test_the_drafts_precision_does_not_change_the_output(precision: dict[str, Any]) -> None:
@@ -315,7 +316,7 @@ def test_the_drafts_precision_does_not_change_the_output(precision: dict[str, An
 
 @pytest.mark.parametrize("precision", [
     {"dtype": "bfloat16"}, {"dtype": "float16"}, {"dtype": "int8"}, {"kv_dtype": "bfloat16"}, {"kv_dtype": "float16"},
-    {"dtype": "bfloat16", "kv_dtype": "float32"}, {"dtype": "float16", "kv_dtype": "bfloat16"},
+    {"dtype": "bfloat16", "kv_dtype": "float32"}, {"dtype": "float16", "kv_dtype": "bfloat16"}, {"dtype": "int4"},
 ])  # fmt: skip
 @pytest.mark.parametrize("drafter", ["ngram", "early_exit", "draft_model"])
 def test_other_precisions_speculate_as_they_decode(drafter: str, precision: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ def test_sampling_creates_none_either(kind: str) -> None:
     assert tracker.events == []
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "float32"])
 @pytest.mark.parametrize("kind", ["chain", "tree", "ngram"])
 def test_kernels_that_allocate_stay_within_the_declared_transients(kind: str, dtype: str) -> None:
     """What kernels allocate is freed within the step, and never more than the plan says."""

@@ -43,7 +43,7 @@ from specplan_runtime.layout import place
 from specplan_runtime.sampling import RowSampler, SamplingParams
 from tests.eagle_helpers import eagle_config, eagle_folder
 from tests.runtime_helpers import checkpoint, perturbed, plan_for, serve, with_knobs
-from tests.strategies import draft_contexts, eagle3_heads, runnable_archs, trees
+from tests.strategies import draft_contexts, eagle3_heads, in_groups, runnable_archs, trees
 
 DRAFTERS = ("none", "ngram", "early_exit", "draft_model")
 #: The same, and trees that models draft.
@@ -54,6 +54,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "float16, other caches": {"dtype": "float16", "kv_dtype": "float32", "draft_kv_dtype": "bfloat16"},
     "int8": {"dtype": "int8"},
+    "int4": {"dtype": "int4"},
     "int8 draft": {"draft_dtype": "int8"},
     "fp8 cache": {"kv_dtype": "fp8_e4m3", "draft_kv_dtype": "fp8_e5m2"},
     "int8 cache": {"dtype": "float16", "kv_dtype": "int8", "draft_kv_dtype": "int4"},
@@ -67,12 +68,13 @@ SAMPLING: dict[str, dict[str, Any]] = {
 }
 #: Precisions of all drafters, and those that only a draft model brings.
 COMBINATIONS = [
-    *itertools.product(("float32", "bfloat16", "int8"), SHAPES, (1, 3)),
+    *itertools.product(("float32", "bfloat16", "int8", "int4"), SHAPES, (1, 3)),
     ("float16, other caches", "draft_model", 3),
     ("int8 draft", "draft_model", 3),
     *itertools.product(("draft window", "quantized draft window"), ("draft_model",), (1, 3)),
     *itertools.product(("fp8 cache", "int8 cache", "int4 cache"), SHAPES[2:], (3,)),
     *itertools.product(("float32", "bfloat16", "int8"), ("eagle3",), (1, 3)),
+    ("int4", "eagle3", 3),
     *itertools.product(("float16, other caches", "int4 cache"), ("eagle3",), (3,)),
 ]
 #: Periodic, so that prompt lookup proposes as much as it may; longer than a prefill chunk.
@@ -298,17 +300,18 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
 # ------------------------------------------------------------------------------------------- random shapes
 
 CACHES = st.sampled_from(list(CACHE_FORMATS))
-WEIGHTS = st.sampled_from(["float32", "bfloat16", "float16", "int8"])
+WEIGHTS = st.sampled_from(["float32", "bfloat16", "float16", "int8", "int4"])
 
 
 @st.composite
 def random_plans(draw: st.DrawFn) -> Plan:
     drafter = draw(st.sampled_from((*DRAFTERS, "medusa", "eagle3")))
     base = make_plan("draft_model", "float32", 1)
-    inputs = base.inputs
+    inputs, dtypes = base.inputs, (draw(WEIGHTS), draw(WEIGHTS))
     assert inputs.draft is not None
-    target = dataclasses.replace(inputs.target, arch=draw(runnable_archs()))
-    draft = dataclasses.replace(inputs.draft, arch=draw(runnable_archs())) if drafter == "draft_model" else None
+    archs = [in_groups(draw(runnable_archs()), dtype) for dtype in dtypes]
+    target = dataclasses.replace(inputs.target, arch=archs[0])
+    draft = dataclasses.replace(inputs.draft, arch=archs[1]) if drafter == "draft_model" else None
     layers, context = target.arch.num_hidden_layers, draw(st.integers(1, 90))
     shape: Chain | Tree = Chain(0 if drafter == "none" else draw(st.integers(0, 6)))
     heads: Heads | None = None
@@ -328,7 +331,7 @@ def random_plans(draw: st.DrawFn) -> Plan:
         logits_rows=draw(st.integers(2, 40)),
         draft_context=draw(seen),
     )
-    workload = Workload(context, draw(st.integers(1, 4)), draw(WEIGHTS), draw(CACHES), draw(WEIGHTS), draw(CACHES))
+    workload = Workload(context, draw(st.integers(1, 4)), dtypes[0], draw(CACHES), dtypes[1], draw(CACHES))
     plan = dataclasses.replace(
         base,
         inputs=dataclasses.replace(inputs, target=target, draft=draft, heads=heads),

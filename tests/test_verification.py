@@ -26,7 +26,7 @@ from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan.workload import Workload
 from specplan_runtime.verification import verify
 from tests.conftest import model_input, tiny_question
-from tests.strategies import draft_contexts, eagle3_heads, family_configs, trees
+from tests.strategies import draft_contexts, eagle3_heads, family_configs, in_groups, trees
 from tests.test_cli import ended
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "olmo2")
@@ -69,9 +69,9 @@ def arch_of(config: dict[str, Any]) -> ModelArch:
 def arena_plans(draw: st.DrawFn) -> Plan:
     """Plans of the runtime's own forward: every family that it computes, every drafter, chains and trees."""
     drafter = draw(st.sampled_from(("none", "ngram", "early_exit", "draft_model", "medusa", "eagle3")))
-    arch = arch_of(draw(family_configs()))
-    workload = draw(workloads((*FLOATS, "int8"), same_cache=False))
-    draft = arch_of(draw(family_configs())) if drafter == "draft_model" else None
+    workload = draw(workloads((*FLOATS, "int8", "int4"), same_cache=False))
+    arch = in_groups(arch_of(draw(family_configs())), workload.dtype)
+    draft = in_groups(arch_of(draw(family_configs())), workload.draft_dtype) if drafter == "draft_model" else None
     shape: Chain | Tree = Chain(0 if drafter == "none" else draw(st.integers(1, 7)))
     heads: Heads | None = None
     if drafter == "eagle3":

@@ -116,6 +116,12 @@ def test_int8_weights_equal_transformers(name: str) -> None:
     assert ledger(profile_arch(name), "int8")["target.weights"] == profile_counts(name).int8_bytes()
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if FAMILIES[profile_arch(name).model_type].runnable])
+def test_int4_weights_equal_transformers(name: str) -> None:
+    arch = profile_arch(name)
+    assert ledger(arch, "int4")["target.weights"] == profile_counts(name).int4_bytes(arch.vocab_size)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_profiles_state_their_parameters(name: str) -> None:
     assert read_profile("models", name)["num_parameters"] == profile_counts(name).parameters

@@ -43,6 +43,7 @@ class Counts:
         float32: those of both that transformers keeps in float32 whatever the checkpoint says.
         matrices: elements of linear layers, the head and experts.
         rows: rows of those.
+        head: elements of the head.
         layers: what each writes to a cache.
     """
 
@@ -52,6 +53,7 @@ class Counts:
     float32: int
     matrices: int
     rows: int
+    head: int
     layers: tuple[LayerCache, ...]
 
     def weight_bytes(self, dtype: str) -> int:
@@ -62,6 +64,11 @@ class Counts:
         """The same with matrices of one byte per element, a bfloat16 scale per row, and bfloat16 for the rest."""
         rest = self.parameters + self.buffers - self.float32 - self.matrices
         return self.matrices + 2 * self.rows + 2 * rest + 4 * self.float32
+
+    def int4_bytes(self, vocab_size: int) -> int:
+        """The same with 20 bytes for 32 elements of every matrix but the head."""
+        rest = self.parameters + self.buffers - self.float32 - self.matrices
+        return (self.matrices - self.head) // 32 * 20 + self.head + 2 * vocab_size + 2 * rest + 4 * self.float32
 
     def state_bytes(self, batch_size: int, dtype: str) -> int:
         """Bytes of the states that do not grow with the context."""
@@ -125,6 +132,7 @@ def count(config: dict[str, Any], device: str = "meta") -> Counts:
         float32=sum(tensor.numel() for name, tensor in stored.values() if float32.search(name)),
         matrices=sum(matrix.numel() for matrix in matrices),
         rows=sum(matrix.shape[:-1].numel() for matrix in matrices),
+        head=model.get_output_embeddings().weight.numel(),
         layers=_caches(model),
     )
 

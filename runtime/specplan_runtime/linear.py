@@ -7,6 +7,9 @@ from typing import Protocol
 
 import torch
 
+from specplan.dtypes import INT4_GROUP
+from specplan_runtime.groups import Groups
+from specplan_runtime.nibbles import store_codes
 from specplan_runtime.packing import Product
 
 #: Up to this many rows, float32 products on a CPU are faster as W·xᵀ: the library then streams the weights once.
@@ -125,3 +128,36 @@ class Int8Linear:
         if self.bias is not None:
             y.add_(self.bias)
         return y
+
+
+@dataclass(slots=True)
+class Int4Linear:
+    """4-bit weights in groups of 32 along a row; PyTorch's kernel for CPUs allocates its own output.
+
+    Attributes:
+        codes: uint8 [out, in/2], in the kernel's order (nibbles.py).
+        scales: [in/32, out, 2], scale and zero point of each group, in the compute dtype.
+        bias: [out] or None.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None = None
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the matrix."""
+        return self.codes.shape[0]
+
+    def __call__(self, x: torch.Tensor, place: torch.Tensor | None) -> torch.Tensor:
+        """The product of contiguous rows in fresh memory; ``place`` is not used."""
+        y: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.codes, INT4_GROUP, self.scales)
+        if self.bias is not None:
+            y.add_(self.bias)
+        return y
+
+    def store(self, row: int, rows: Groups) -> None:
+        """Put rows of the matrix at ``row``; their scales and zero points are rounded."""
+        store_codes(self.codes, row, rows.codes)
+        for index, values in enumerate((rows.scale, rows.zero)):
+            self.scales[:, row : row + len(values), index].copy_(values.t())

@@ -28,8 +28,8 @@ def dense(work: Workspace, layer: Layer, model: Parameters, x: torch.Tensor) -> 
     """
     assert layer.gate_up is not None
     assert layer.down is not None
-    packed = model.precision.packed
-    return _gated(layer.gate_up, layer.down, model.arch, x, work.inner, work.projected, packed)
+    contiguous = model.precision.contiguous
+    return _gated(layer.gate_up, layer.down, model.arch, x, work.inner, work.projected, contiguous)
 
 
 def _gated(
@@ -39,14 +39,14 @@ def _gated(
     x: torch.Tensor,
     inner_place: torch.Tensor | None,
     place: torch.Tensor | None,
-    packed: bool,
+    contiguous: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    both = gate_up(x, None if packed else inner_place)
+    both = gate_up(x, None if contiguous else inner_place)
     inner = both.shape[1] // (1 + arch.gated_mlp)
     gate = activate(both[:, :inner], arch.hidden_act)
     if arch.gated_mlp:
-        contiguous = inner_place[: gate.numel()].view(gate.shape) if packed and inner_place is not None else gate
-        gate = torch.mul(gate, both[:, inner:], out=contiguous)
+        product = inner_place[: gate.numel()].view(gate.shape) if contiguous and inner_place is not None else gate
+        gate = torch.mul(gate, both[:, inner:], out=product)
     return down(gate, place), both
 
 
@@ -81,7 +81,7 @@ def mixture(work: Workspace, experts: Experts, model: Parameters, x: torch.Tenso
         indices, count = work.ids[: len(rows) + len(spare)], len(rows)
         gathered = torch.index_select(x, 0, indices, out=buffers.rows[: len(indices)])
         gate_up, down = experts.gate_up[expert], experts.down[expert]
-        output, both = _gated(gate_up, down, arch, gathered, buffers.inner, buffers.output, precision.packed)
+        output, both = _gated(gate_up, down, arch, gathered, buffers.inner, buffers.output, precision.contiguous)
         most = max(most, output.nbytes + both.nbytes)
         share = torch.index_select(buffers.weights.view(-1), 0, work.positions[:count], out=buffers.sums[:count])
         total.index_add_(0, indices[:count], output[:count].mul_(share[:, None]))

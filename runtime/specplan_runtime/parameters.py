@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from specplan.arch import ModelArch, MoeArch
+from specplan.dtypes import INT4_GROUP
 from specplan.parallelism import Rank
 from specplan_runtime.arena import Arena
-from specplan_runtime.linear import FloatLinear, Int8Linear, PackedLinear
+from specplan_runtime.linear import FloatLinear, Int4Linear, Int8Linear, PackedLinear
 from specplan_runtime.packing import bind, layout_of
 from specplan_runtime.precision import Precision
 
-AnyLinear = FloatLinear | PackedLinear | Int8Linear
+AnyLinear = FloatLinear | PackedLinear | Int8Linear | Int4Linear
 
 
 @dataclass(slots=True)
@@ -176,14 +177,29 @@ class _Placer:
 
     def linear(self, rows: int, columns: int, bias: bool) -> AnyLinear:
         offset = self.vector(rows) if bias else None
-        if self.precision.int8:
-            return Int8Linear(self._weights((rows, columns), torch.int8), self.vector(rows), offset)
+        if self.precision.quantized == "int4":
+            scales = (columns // INT4_GROUP, rows, 2)
+            return Int4Linear(self._codes(rows, columns), self._weights(scales, self.precision.compute), offset)
+        if self.precision.quantized == "int8":
+            return self._int8(rows, columns, offset)
         weight = self.matrix(rows, columns)
         layout = layout_of(rows, columns) if self.precision.packed and weight.device.type == "cpu" else None
         if layout is None:
             return FloatLinear(weight, offset)
         blocks = weight.view(-1, columns, layout.block)
         return PackedLinear(blocks, bind(blocks, layout), offset)
+
+    def head(self, rows: int, columns: int) -> FloatLinear | PackedLinear | Int8Linear:
+        """The output head: nothing below int8, which an embedding that is tied to it is looked up from."""
+        linear = self._int8(rows, columns, None) if self.precision.quantized else self.linear(rows, columns, bias=False)
+        assert not isinstance(linear, Int4Linear)
+        return linear
+
+    def _int8(self, rows: int, columns: int, bias: torch.Tensor | None) -> Int8Linear:
+        return Int8Linear(self._weights((rows, columns), torch.int8), self.vector(rows), bias)
+
+    def _codes(self, rows: int, columns: int) -> torch.Tensor:
+        return self._weights((rows, columns // 2), torch.uint8)
 
     def cache(self, rows: tuple[int, ...], head_dim: int) -> Cache:
         def half(width: int, dtype: torch.dtype) -> torch.Tensor:
@@ -262,7 +278,7 @@ def place_parameters(
     place = _Placer(arena, owner, precision)
     embeds, decodes = (True, True) if rank is None else (rank.has_embedding, rank.has_head)
     tied = arch.tie_word_embeddings
-    head = place.linear(arch.vocab_size * (decodes or (tied and embeds)), arch.hidden_size, bias=False)
+    head = place.head(arch.vocab_size * (decodes or (tied and embeds)), arch.hidden_size)
     embedding = head.weight if tied else place.matrix(arch.vocab_size * embeds, arch.hidden_size)
     kinds = [layer == "sliding_attention" and slots.windowed > 0 for layer in arch.layer_types]
 

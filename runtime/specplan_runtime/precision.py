@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -21,6 +22,8 @@ _CELLS = {
     "int4": torch.int8,
 }
 
+_QUANTIZED: dict[str, Literal["int8", "int4"]] = {"int8": "int8", "int4": "int4"}
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -30,22 +33,25 @@ class Precision:
         compute: activations, norms, biases, untied input embedding.
         kv: what a KV cache holds: elements, or bytes of two elements of 4 bits.
         cache: its format.
-        int8: matrices are int8 with one scale per row.
-        allocates: matrix kernels allocate their own outputs: int8 ones, and packed float32 on a CPU.
+        quantized: what matrices are held in that are not floats, None for floats: int8 with one scale per row, or int4
+            in groups; the output head is then int8 in either case.
+        allocates: matrix kernels allocate their own outputs: those of quantized ones, and of packed float32 on a CPU.
+        contiguous: and read rows only that are contiguous.
         least_rows: rows that a product is fed at least.
     """
 
     compute: torch.dtype
     kv: torch.dtype
     cache: KvFormat
-    int8: bool
+    quantized: Literal["int8", "int4"] | None
     allocates: bool
+    contiguous: bool
     least_rows: int
 
     @property
     def packed(self) -> bool:
         """Float32 on a CPU: matrices lie as its library reads them, where it can."""
-        return self.allocates and not self.int8
+        return self.allocates and self.quantized is None
 
     @property
     def least_tile(self) -> int:
@@ -65,7 +71,7 @@ def draft_precision(plan: Plan) -> Precision:
 
 def head_precision(plan: Plan) -> Precision:
     """Of a drafter's layer that rides on the target: plain floats, however the target's matrices are held."""
-    return dataclasses.replace(target_precision(plan), int8=False, allocates=False)
+    return dataclasses.replace(target_precision(plan), quantized=None, allocates=False, contiguous=False)
 
 
 def _precision(plan: Plan, dtype: str, kv_dtype: str) -> Precision:
@@ -75,7 +81,8 @@ def _precision(plan: Plan, dtype: str, kv_dtype: str) -> Precision:
         _TORCH[weights.compute_dtype],
         _CELLS[cache.name],
         cache,
-        int8=weights.quantized,
+        quantized=_QUANTIZED.get(weights.name),
         allocates=weights.allocates_outputs(on_cpu),
+        contiguous=weights.reads_contiguous(on_cpu),
         least_rows=weights.least_rows(on_cpu),
     )

@@ -38,7 +38,7 @@ class PassShape:
 
 class Workspace:
     """Buffers for passes of up to ``shape`` rows; m = max(T, least rows of a product). Kernels that allocate their
-    outputs, int8 ones and packed float32, need no places for them.
+    outputs, those of quantized matrices and packed float32, need no places for them.
 
     Attributes:
         ids, positions: int64 [m].
@@ -56,7 +56,8 @@ class Workspace:
         kv_scales: flat, T·H_k, None unless the cache is quantized to integers; in half precision also
             kv_exact_scales: float32, flat, T·H_k; kv_rows: float32, flat, T·H_k·d.
         head_square, head_rows: float32 statistics and rows of norms of queries and keys, None without them.
-        inner: flat, m·2I; for packed matrices m·I; None without dense layers, and where nothing but outputs is needed.
+        inner: flat, m·2I; for kernels of packed matrices m·I; None without dense layers, and where nothing but outputs is
+            needed.
         expert: buffers of the experts, None without them.
         logits: flat, R·V, None where kernels allocate; argmax: int64 [R].
         probs, running: float32 [V]; keep: bool [V]; of the whole vocabulary, empty on ranks that do not decide.
@@ -105,8 +106,8 @@ class Workspace:
         return self._take("scratch", (num_elements,), self._precision.compute)
 
     def _take_inner(self, size: int, gated: bool) -> torch.Tensor | None:
-        """A place for gate and up; for packed kernels, which read contiguous rows, for their product."""
-        if self._precision.packed and gated:
+        """A place for gate and up; for kernels that allocate and read contiguous rows, for their product."""
+        if self._precision.contiguous and gated:
             return self._take("scratch", (self.rows * size,), self._precision.compute)
         return self._take_output((1 + gated) * self.rows * size)
 

@@ -80,7 +80,8 @@ def _model(
     owner: str, arch: ModelArch, dtype: str, parallelism: Parallelism, terms: dict[str, Term]
 ) -> Iterator[Replica]:
     weights, parts = weight_format(dtype, arch.stored), parallelism.tensor_parallel
-    sizes = _Sizes(float_bytes(weights.compute_dtype), weights.matrix_bytes, weights.scale_bytes)
+    held = weights.layers  # int4, whose head is held otherwise, is not spread
+    sizes = _Sizes(float_bytes(weights.compute_dtype), held.bits // 8, held.scale_bytes)
     shared = [*_tables(arch, sizes, parallelism), *_layers(arch, sizes, parts - 1)]
     shared.append(("KV heads", _kv_projections(arch, sizes, parts)))
     for name, num_bytes in shared:

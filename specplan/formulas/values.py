@@ -140,8 +140,10 @@ def precision_values(
     cache = cache_format(kv_dtype, activation_bytes)
     return {
         "s": activation_bytes,
-        "s_w": weights.matrix_bytes,
-        "s_c": weights.scale_bytes,
+        "k_w": weights.layers.bits,
+        "s_c": weights.layers.scale_bytes,
+        "k_o": weights.head.bits,
+        "s_o": weights.head.scale_bytes,
         "s_v": weights.stored.vector_bytes if weights.stored is not None else activation_bytes,
         "k_b": cache.bits,
         "k_s": cache.scale_bytes,
@@ -149,6 +151,7 @@ def precision_values(
         "f_h": int(activation_bytes < 4),
         "f_k": int(kv_dtype != weights.compute_dtype),
         "f_o": int(weights.allocates_outputs(on_cpu)),
+        "f_r": int(weights.reads_contiguous(on_cpu)),
         "m_r": weights.least_rows(on_cpu),
     }
 

@@ -50,6 +50,8 @@ from specplan.formulas.symbols import (
     g_s,
     h,
     k_l,
+    k_o,
+    k_w,
     m_1,
     m_2,
     n_b,
@@ -63,7 +65,7 @@ from specplan.formulas.symbols import (
     r_s,
     s,
     s_c,
-    s_w,
+    s_o,
     t,
     v_l,
     w_l,
@@ -83,16 +85,26 @@ class Part:
         matrices: (how many, rows, columns), held in the weight format.
         vectors: (how many, elements), held in the compute dtype.
         floats: (how many, elements), held in float32 whatever the rest is.
+        bits: per element of the matrices.
+        scale_bytes: of each of their rows.
     """
 
     matrices: tuple[tuple[sympy.Expr, sympy.Expr, sympy.Expr], ...]
     vectors: tuple[tuple[sympy.Expr, sympy.Expr], ...]
     floats: tuple[tuple[sympy.Expr, sympy.Expr], ...] = ()
+    bits: sympy.Expr = k_w
+    scale_bytes: sympy.Expr = s_c
 
     def bytes(self) -> sympy.Expr:
         """Without alignment."""
-        matrices = sum(count * (rows * columns * s_w + rows * s_c) for count, rows, columns in self.matrices)
+        matrices = sum(
+            count * (self._elements(rows, columns) + rows * self.scale_bytes) for count, rows, columns in self.matrices
+        )
         return matrices + self.rest(s)
+
+    def _elements(self, rows: sympy.Expr, columns: sympy.Expr) -> sympy.Expr:
+        """Bytes of a matrix's elements; whole ones, since matrices with groups have whole groups."""
+        return rows * columns * self.bits / 8
 
     def rest(self, element_bytes: sympy.Expr) -> sympy.Expr:
         """What is no matrix, with so many bytes per element."""
@@ -102,7 +114,8 @@ class Part:
     def padding(self) -> sympy.Expr:
         """What alignment adds, tensor by tensor."""
         matrices = sum(
-            count * (padding(rows * columns * s_w) + padding(rows * s_c)) for count, rows, columns in self.matrices
+            count * (padding(self._elements(rows, columns)) + padding(rows * self.scale_bytes))
+            for count, rows, columns in self.matrices
         )
         vectors = sum(count * padding(elements * s) for count, elements in self.vectors)
         floats = sum(count * padding(elements * 4) for count, elements in self.floats)
@@ -110,11 +123,13 @@ class Part:
 
 
 def table() -> Part:
-    """The head or tied table in the weight format, an input embedding of its own, the final norm.
+    """The head or tied table in its own weight format, an input embedding of its own, the final norm.
 
     Of a model spread over devices the first stage has the embedding, the last one head and norm, both a tied table.
     """
-    return Part(((x_h + (1 - x_h) * t * x_i, V, h),), ((x_i * (1 - t), V * h), (x_h * (1 + n_b), h)))
+    matrices = ((x_h + (1 - x_h) * t * x_i, V, h),)
+    vectors = ((x_i * (1 - t), V * h), (x_h * (1 + n_b), h))
+    return Part(matrices, vectors, bits=k_o, scale_bytes=s_o)
 
 
 def attention() -> Part:
@@ -229,5 +244,7 @@ def weights() -> sympy.Expr:
 
 
 def weight_padding() -> sympy.Expr:
-    """What alignment adds to the weights, tensor by tensor."""
+    """What alignment adds to the weights, tensor by tensor. The 4-bit values of a matrix fill whole places, so with
+    them it is what their scales and zero points add.
+    """
     return sum(map(part_padding, PARTS), start=sympy.Integer(0))

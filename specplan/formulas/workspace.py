@@ -43,6 +43,7 @@ from specplan.formulas.symbols import (
     f_k,
     f_o,
     f_q,
+    f_r,
     f_s,
     g_m,
     gamma,
@@ -75,8 +76,8 @@ from specplan.formulas.symbols import (
 from specplan.formulas.weights import QKV
 
 ROWS = sympy.Max(T, m_r, evaluate=False)
-#: Packed float32 kernels read rows that are contiguous, which the gate of a fused product is not.
-_PACKED = f_o * (1 - f_h)
+#: Kernels of packed matrices read rows that are contiguous, which the gate of a fused product is not.
+_PACKED = f_o * f_r
 
 
 def tokens() -> sympy.Expr:

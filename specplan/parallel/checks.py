@@ -55,6 +55,8 @@ def spread_problems(arch: ModelArch, dtype: str, parallelism: Parallelism) -> It
     stored = weight_format(dtype, arch.stored).stored
     if stored is not None:
         yield UnsupportedError(f"weights stored as {stored.name} are planned on one device")
+    if dtype == "int4":
+        yield UnsupportedError("weights in int4 are planned on one device")
     if sum(parallelism.stage_layers) != arch.num_hidden_layers or min(parallelism.stage_layers, default=0) < 1:
         yield InputError(f"{len(parallelism.stage_layers)} stages: {arch.num_hidden_layers} layers do not fill them")
     parts = parallelism.tensor_parallel

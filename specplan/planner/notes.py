@@ -21,6 +21,8 @@ from specplan.units import counted, format_bytes
 
 #: Drafters whose heads the runtime loads.
 _LOADED_HEADS = ("medusa", "eagle3")
+#: Types of GGUF tensors whose 4-bit values the runtime keeps in int4.
+KEPT_IN_INT4 = frozenset(("ggml-q4_0", "ggml-q4_1", "ggml-q4_k"))
 
 
 def notes(question: Question, variant: Variant | None = None) -> tuple[str, ...]:
@@ -150,6 +152,8 @@ def _host_bytes(question: Question, variant: Variant) -> int:
 def _weight_notes(role: str, model: ModelInput, weights: WeightFormat, question: Question) -> list[str]:
     """How quantized weights are held, and by which kernels a plan takes them to be multiplied."""
     stored = model.arch.stored
+    if weights.name == "int4":
+        return [_int4_note(role, model)]
     if weights.stored is None:
         if stored is None or model.kind == "gguf":
             return []
@@ -158,6 +162,16 @@ def _weight_notes(role: str, model: ModelInput, weights: WeightFormat, question:
     named = ", ".join(f"{rule.name} ({rule.reference})" for rule in kernels(weights, kind))
     how = f"as stored, {weights.stored.name}" if weights.name == STORED else f"as {weights.name}"
     return [f"the runtime has no kernel for the {role} {how}: a plan for reading; kernels assumed: {named}"]
+
+
+def _int4_note(role: str, model: ModelInput) -> str:
+    """What 4 bits cost, and which matrices of a GGUF file had no more before."""
+    note = f"the {role}'s layers are held in int4, its output head in int8: this changes the output"
+    if model.arch.stored is None:
+        return note
+    counts = [(form.name, n) for form, kind, n in model.arch.stored.counts() if kind not in ("embedding", "head")]
+    kept = sum(n for name, n in counts if name in KEPT_IN_INT4)
+    return f"{note}; {kept} of {sum(n for _, n in counts)} matrices of layers keep the file's 4-bit values"
 
 
 def runtime_loads(model: ModelInput, dtype: str) -> bool:

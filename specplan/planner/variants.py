@@ -140,7 +140,7 @@ def _variants(question: Question, drafter: Drafter) -> Iterator[Variant]:
                     yield Variant(drafter, workload, tree=tree, num_exit_layers=layers)
         else:
             if drafter == "medusa" and question.heads_share_output and dtype not in FLOAT_BYTES:
-                continue  # int8 products cannot write into a given place
+                continue  # quantized products cannot write into a given place
             for tree in _trees(question, drafter):
                 yield Variant(drafter, workload, tree=tree)
 

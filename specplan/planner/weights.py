@@ -26,6 +26,8 @@ def target_weights(model: ModelInput, name: str, device: DeviceSpec, option: str
         UnsupportedError: no such dtype.
     """
     dtype = _auto(model, device) if name == AUTO else _known(name, option)
+    if dtype == "int4" and device.kind != "cpu":
+        raise UnsupportedError(f"{option} int4: matrices are packed for CPUs only, and {device.name} is none")
     if dtype in RUNTIME_FORMATS:
         if dtype not in FLOAT_BYTES and _is_checkpoint(model):
             raise _conflict(model, dtype, option)
@@ -74,7 +76,7 @@ def _is_checkpoint(model: ModelInput) -> bool:
 
 def _conflict(model: ModelInput, dtype: str, option: str) -> InputError:
     assert model.arch.stored is not None
-    also = ", int8" if model.kind == "gguf" else ""
+    also = ", int8, int4" if model.kind == "gguf" else ""
     return InputError(
         f"{option} {dtype}: {model.reference} is stored as {model.arch.stored.name}: stored, "
         f"{', '.join(FLOAT_BYTES)}{also} are possible"

@@ -50,9 +50,9 @@ class ElementBytes:
 @lru_cache(maxsize=64)
 def element_bytes(arch: ModelArch, weights: WeightFormat) -> ElementBytes:
     """Bytes per element of what a pass reads."""
-    plain = float(weights.matrix_bytes)
+    plain = weights.layers.bits / 8
     if weights.stored is None:
-        return ElementBytes(plain, plain, plain)
+        return ElementBytes(plain, plain, weights.head.bits / 8)
     shapes = matrix_shapes(arch)
     num_bytes: Counter[str] = Counter()
     elements: Counter[str] = Counter()

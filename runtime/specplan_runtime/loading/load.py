@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from specplan.models.names import Naming, naming_of
-from specplan_runtime.linear import FloatLinear, Int8Linear, PackedLinear
+from specplan_runtime.groups import Groups, grouped
+from specplan_runtime.linear import FloatLinear, Int4Linear, Int8Linear, PackedLinear
 from specplan_runtime.loading.cut import Cut, Rows
 from specplan_runtime.loading.sources import TensorSource
 from specplan_runtime.parameters import AnyLinear, Experts, Layer, Norm, Parameters
@@ -61,6 +62,8 @@ def fill_randomly(parameters: Parameters) -> None:
     for tensor in parameters.weight_tensors():
         if tensor.dtype == torch.int8:
             tensor.random_(-127, 128)
+        elif tensor.dtype == torch.uint8:
+            tensor.random_(0, 256)
         else:
             tensor.normal_(0, 0.02)
 
@@ -149,16 +152,23 @@ def _fill_linear(
     row = 0
     for name, own in zip(names, rows or [None] * len(names), strict=True):
         end = row
-        for first, tile in _tiles(source, f"{name}.weight", own):
-            part = tile if columns is None else tile[:, columns.start : columns.stop]
-            for start, run in _runs(first, part, linear.out_features, head_rows):
-                _store(linear, row + start, run, None if columns is None else tile)
+        for first, tile in _matrix_tiles(linear, source, f"{name}.weight", own):
+            for start, run in _runs(first, tile.shape[0], linear.out_features, head_rows):
+                _store(linear, row + start, tile[run], columns)
             end = row + first + tile.shape[0]
         if linear.bias is not None and biased:
             for first, tile in _tiles(source, f"{name}.bias", own):
-                for start, run in _runs(first, tile, linear.out_features, head_rows):
-                    linear.bias[row + start : row + start + run.shape[0]].copy_(run)
+                for start, run in _runs(first, tile.shape[0], linear.out_features, head_rows):
+                    linear.bias[row + start : row + start + run.stop - run.start].copy_(tile[run])
         row = end
+
+
+def _matrix_tiles(
+    linear: AnyLinear, source: TensorSource, name: str, rows: Rows
+) -> Iterator[tuple[int, torch.Tensor | Groups]]:
+    """Tiles of a matrix: in the file's own groups where they are to be held in groups, else floats."""
+    groups = source.groups(name) if isinstance(linear, Int4Linear) and rows is None else None
+    yield from _tiles(source, name, rows) if groups is None else groups
 
 
 def _tiles(source: TensorSource, name: str, rows: Rows) -> Iterator[tuple[int, torch.Tensor]]:
@@ -173,28 +183,33 @@ def _tiles(source: TensorSource, name: str, rows: Rows) -> Iterator[tuple[int, t
         before += len(wanted)
 
 
-def _runs(first: int, tile: torch.Tensor, num_rows: int, d: int | None) -> Iterator[tuple[int, torch.Tensor]]:
-    """Where rows of a tile go: (row, rows). Head by head, row ``3·d·i + d·j + k`` goes to block j, head i, row k."""
+def _runs(first: int, count: int, num_rows: int, d: int | None) -> Iterator[tuple[int, slice]]:
+    """Where rows of a tile go: (row, which). Head by head, row ``3·d·i + d·j + k`` goes to block j, head i, row k."""
     if d is None:
-        yield first, tile
+        yield first, slice(0, count)
         return
     row = first
-    while row < first + tile.shape[0]:
+    while row < first + count:
         head, block, offset = row // (3 * d), row // d % 3, row % d
-        end = min(row - offset + d, first + tile.shape[0])
-        yield block * (num_rows // 3) + head * d + offset, tile[row - first : end - first]
+        end = min(row - offset + d, first + count)
+        yield block * (num_rows // 3) + head * d + offset, slice(row - first, end - first)
         row = end
 
 
-def _store(linear: AnyLinear, row: int, tile: torch.Tensor, whole: torch.Tensor | None = None) -> None:
-    """Rows at their place; ``whole`` has all of their columns, where the tile is cut."""
+def _store(linear: AnyLinear, row: int, rows: torch.Tensor | Groups, columns: range | None = None) -> None:
+    """Rows at their place, of which only some columns may be this rank's."""
+    if isinstance(linear, Int4Linear):
+        linear.store(row, rows if isinstance(rows, Groups) else grouped(rows.float()))
+        return
+    assert isinstance(rows, torch.Tensor)
+    tile = rows if columns is None else rows[:, columns.start : columns.stop]
     end = row + tile.shape[0]
     if isinstance(linear, FloatLinear):
         linear.weight[row:end].copy_(tile)
     elif isinstance(linear, PackedLinear):
         linear.store(row, tile)
     else:
-        _quantize(linear, row, end, tile.float(), None if whole is None else whole.float())
+        _quantize(linear, row, end, tile.float(), None if columns is None else rows.float())
 
 
 def _quantize(linear: Int8Linear, row: int, end: int, values: torch.Tensor, whole: torch.Tensor | None = None) -> None:

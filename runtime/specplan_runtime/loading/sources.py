@@ -19,6 +19,8 @@ from specplan.models.gguf_names import ROPE_FACTORS_GGUF
 from specplan.models.names import naming_of
 from specplan.models.safetensors_header import read_headers, safetensors_files
 from specplan.models.tensors import TensorEntry, check_tensors
+from specplan_runtime.groups import Groups
+from specplan_runtime.loading.gguf_groups import GROUPED, GroupReader
 
 #: Elements per tile, as the plan's ``load_staging`` assumes.
 TILE_ELEMENTS = 1 << 20
@@ -29,6 +31,9 @@ class TensorSource(Protocol):
 
     def tiles(self, name: str, within: range | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, rows) of a tensor, in order, all or those of a range; vectors come as one tile."""
+
+    def groups(self, name: str) -> Iterator[tuple[int, Groups]] | None:
+        """The same rows in the 4-bit groups that the file has them in; None where it has them otherwise."""
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
@@ -96,6 +101,10 @@ class FileTiles:
             rows = torch.frombuffer(_read_rows(path, entry, first, count), dtype=self._DTYPES[entry.dtype])
             yield first, rows.view(count, *entry.shape[1:])
 
+    def groups(self, name: str) -> Iterator[tuple[int, Groups]] | None:
+        """None: these files hold plain floats."""
+        return None
+
     def integers(self, name: str) -> torch.Tensor:
         """A vector of integers."""
         entry = self.entries[name]
@@ -152,11 +161,27 @@ class GgufSource:
         """Rows in float32, in Hugging Face's order of rows."""
         if name == f"{naming_of(self.arch).embedding}.weight":
             name = embedding_source(self.arch, self.entries)
-        entry = self.entries[name]
-        permuted = FAMILIES[self.arch.model_type].permuted_in_gguf and (".q_proj." in name or ".k_proj." in name)
+        entry, permuted = self.entries[name], self._is_permuted(name)
         for first, count in _row_tiles(entry, within, self.arch.head_dim if permuted else 1):
             rows = self._float_rows(entry, first, count)
             yield first, self._restore_order(rows) if permuted else rows
+
+    def groups(self, name: str) -> Iterator[tuple[int, Groups]] | None:
+        """Codes of tensors whose blocks are groups of 32 in 4 bits, in the same order of rows."""
+        read = GROUPED.get(self.entries[name].dtype)
+        return None if read is None else self._group_tiles(name, read)
+
+    def _group_tiles(self, name: str, read: GroupReader) -> Iterator[tuple[int, Groups]]:
+        entry, permuted = self.entries[name], self._is_permuted(name)
+        for first, count in _row_tiles(entry, None, self.arch.head_dim if permuted else 1):
+            raw = np.frombuffer(_read_rows(self.path, entry, first, count), dtype=np.uint8)
+            rows = read(raw.reshape(count, -1))
+            if permuted:
+                rows = Groups(*(self._restore_order(part) for part in (rows.codes, rows.scale, rows.zero)))
+            yield first, rows
+
+    def _is_permuted(self, name: str) -> bool:
+        return FAMILIES[self.arch.model_type].permuted_in_gguf and (".q_proj." in name or ".k_proj." in name)
 
     def rope_factors(self) -> torch.Tensor | None:
         """Llama 3's scaling comes as one divisor per frequency."""

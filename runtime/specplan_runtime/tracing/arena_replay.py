@@ -116,7 +116,7 @@ def resident_of(owner: str, model: ModelInput, parameters: Parameters, whole: bo
     weights, method = None, "parameters of the transformers model"
     if not whole:
         weights, method = sum(tensor.nbytes for tensor in parameters.weight_tensors()), "tensors of the share"
-    elif not parameters.precision.int8:
+    elif parameters.precision.quantized is None:
         weights = _counted_weights(model, parameters.precision.compute)
     if weights is not None:
         yield Traced(f"{owner}.weights", (f"{owner}.weights",), weights, method)

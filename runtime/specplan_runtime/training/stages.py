@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from specplan.atomic import write_atomically
+from specplan.dtypes import FLOAT_BYTES
 from specplan.errors import BudgetError, EnvironmentProblem, InputError, UnsupportedError
 from specplan.json_input import read_json
 from specplan.models.medusa import ACCEPTANCE_NAME, CONFIG_NAME, FILE_NAMES
@@ -120,8 +121,8 @@ def setting_of(
     """
     SamplingParams(temperature=options.temperature)  # refuses what it cannot be
     plan = _plan(model, dtype, 64, 1, budget)
-    if plan.workload.dtype == "int8":
-        raise UnsupportedError("--dtype int8: heads are trained on hidden states in floats")
+    if plan.workload.dtype not in FLOAT_BYTES:
+        raise UnsupportedError(f"--dtype {plan.workload.dtype}: heads are trained on hidden states in floats")
     if plan.inputs.target.kind not in ("folder", "gguf"):
         kind = plan.inputs.target.kind
         raise InputError(f"--model {model}: a {kind} has no weights here: give a folder or a .gguf file")
