@@ -29,6 +29,7 @@ from specplan_runtime.span import Span
 from specplan_runtime.transformers_forward.decoder import TransformersDecoder
 from specplan_runtime.transformers_forward.masks import layer_masks
 from tests.cli_helpers import llama_folder
+from tests.gguf_checkpoints import write_gguf
 from tests.runtime_helpers import (
     CONTEXT,
     FAMILY_VARIANTS,
@@ -42,7 +43,6 @@ from tests.runtime_helpers import (
     variant,
 )
 from tests.test_cli import ended
-from tests.test_decoder import write_gguf
 
 GREEDY = SamplingParams()
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_routed_experts": 4, "n_shared_experts": 2}

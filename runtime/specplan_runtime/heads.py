@@ -13,7 +13,7 @@ from specplan.parallelism import Rank
 from specplan_runtime.arena import Arena
 from specplan_runtime.distributed.links import Choosing
 from specplan_runtime.linear import FloatLinear
-from specplan_runtime.parameters import AnyLinear, tensors_in
+from specplan_runtime.parameters import HeadLinear, tensors_in
 from specplan_runtime.workspace import ExchangeBuffers, place_exchange
 
 #: Puts the best token of each row of logits [R', V'] in a place [R'], and strikes it out.
@@ -25,7 +25,7 @@ class MedusaHead:
     """One head: residual blocks, then an output head of its own or the target's."""
 
     blocks: list[FloatLinear]
-    head: AnyLinear
+    head: HeadLinear
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class MedusaWorkspace:
 
 
 def place_medusa(
-    arena: Arena, arch: ModelArch, spec: MedusaHeads, compute: torch.dtype, batch_size: int, target_head: AnyLinear
+    arena: Arena, arch: ModelArch, spec: MedusaHeads, compute: torch.dtype, batch_size: int, target_head: HeadLinear
 ) -> Medusa:
     """Place the heads of a plan; their content is loaded afterwards."""
 

@@ -66,7 +66,8 @@ def store_codes(place: torch.Tensor, row: int, codes: torch.Tensor) -> None:
 
 def codes_of(place: torch.Tensor) -> torch.Tensor:
     """All codes of a matrix, uint8 [out, in], from where they lie."""
-    blocks = place.split(_block_rows())
+    size = _block_rows()
+    blocks = (place[start : start + size] for start in range(0, len(place), size))
     return torch.cat([_order(len(block)).unpacked(block.reshape(-1, len(block) // 2)) for block in blocks])
 
 

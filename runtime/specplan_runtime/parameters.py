@@ -17,7 +17,9 @@ from specplan_runtime.linear import FloatLinear, Int4Linear, Int8Linear, PackedL
 from specplan_runtime.packing import bind, layout_of
 from specplan_runtime.precision import Precision
 
-AnyLinear = FloatLinear | PackedLinear | Int8Linear | Int4Linear
+#: What an output head is held in; the matrices of layers in these or int4.
+HeadLinear = FloatLinear | PackedLinear | Int8Linear
+AnyLinear = HeadLinear | Int4Linear
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ class Parameters:
     arch: ModelArch
     precision: Precision
     embedding: torch.Tensor
-    head: AnyLinear
+    head: HeadLinear
     final_norm: Norm
     layers: list[Layer]
     full: Cache
@@ -189,7 +191,7 @@ class _Placer:
         blocks = weight.view(-1, columns, layout.block)
         return PackedLinear(blocks, bind(blocks, layout), offset)
 
-    def head(self, rows: int, columns: int) -> FloatLinear | PackedLinear | Int8Linear:
+    def head(self, rows: int, columns: int) -> HeadLinear:
         """The output head: nothing below int8, which an embedding that is tied to it is looked up from."""
         linear = self._int8(rows, columns, None) if self.precision.quantized else self.linear(rows, columns, bias=False)
         assert not isinstance(linear, Int4Linear)
@@ -335,7 +337,7 @@ def place_joining_layer(
         arch=arch,
         precision=precision,
         embedding=embedding,
-        head=place.linear(arch.vocab_size, h, bias=False),
+        head=place.head(arch.vocab_size, h),
         final_norm=place.norm(h, biased=False),
         layers=[layer],
         full=place.cache((1, *rows, slots.full), arch.head_dim),

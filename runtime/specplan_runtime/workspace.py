@@ -56,8 +56,8 @@ class Workspace:
         kv_scales: flat, T·H_k, None unless the cache is quantized to integers; in half precision also
             kv_exact_scales: float32, flat, T·H_k; kv_rows: float32, flat, T·H_k·d.
         head_square, head_rows: float32 statistics and rows of norms of queries and keys, None without them.
-        inner: flat, m·2I; for kernels of packed matrices m·I; None without dense layers, and where nothing but outputs is
-            needed.
+        inner: flat, m·2I; where kernels allocate and read contiguous rows m·I; None without dense layers, and where
+            nothing but outputs is needed.
         expert: buffers of the experts, None without them.
         logits: flat, R·V, None where kernels allocate; argmax: int64 [R].
         probs, running: float32 [V]; keep: bool [V]; of the whole vocabulary, empty on ranks that do not decide.

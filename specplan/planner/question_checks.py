@@ -35,7 +35,9 @@ def check_question(question: Question) -> None:
     _check_rates(question)
     if question.heads_share_output and workload.dtype not in FLOAT_BYTES:
         option = "--share-head" if question.shares_head else "--heads that end in the target's output head:"
-        raise UnsupportedError(f"{option} needs floating weights: {workload.dtype} products cannot write into a given place")
+        raise UnsupportedError(
+            f"{option} needs floating weights: {workload.dtype} products cannot write into a given place"
+        )
     _check_heads(question)
     for model in (question.inputs.target, question.inputs.draft):
         if model is not None:
