@@ -303,7 +303,6 @@ def test_a_draft_of_another_family(draft: str) -> None:
 
 @pytest.mark.parametrize("precision", [
     {"draft_dtype": "bfloat16"}, {"draft_dtype": "float16", "draft_kv_dtype": "float32"}, {"draft_dtype": "int8"},
-    {"draft_dtype": "int4"},
     {"draft_kv_dtype": "bfloat16"}, {"draft_kv_dtype": "float16"},
 ])  # fmt: skip
 def test_the_drafts_precision_does_not_change_the_output(precision: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from specplan_runtime.nibbles import codes_of, store_codes
 from specplan_runtime.report import measure_items
 from specplan_runtime.span import Span
 from tests.gguf_checkpoints import write_gguf
-from tests.runtime_helpers import checkpoint, plan_for, prompt_of, reference_logits, serve, variant
+from tests.runtime_helpers import checkpoint, plan_for, prompt_of, reference_greedy, reference_logits, serve, variant
 
 #: Rows that end inside blocks of 16, 32 and 64.
 ROWS = (16, 32, 48, 64, 80, 112, 192, 320)
@@ -230,6 +230,14 @@ def linears(layer: Any) -> list[Any]:
     dense = [linear for linear in (layer.gate_up, layer.down) if linear is not None]
     experts = [] if layer.experts is None else [*layer.experts.gate_up, *layer.experts.down]
     return [layer.qkv, layer.output, *dense, *experts]
+
+
+def test_a_draft_in_int4_does_not_change_the_output() -> None:
+    folder = variant("llama-gqa")
+    plan = plan_for(folder, drafter="draft_model", draft=folder, num_speculative_tokens=4, batch_size=2, dtype="float32",
+                    draft_dtype="int4")  # fmt: skip
+    prompts = [prompt_of(9), [5], prompt_of(4)]
+    assert serve(Engine(plan), prompts, 16) == [reference_greedy(folder, prompt, 16) for prompt in prompts]
 
 
 @pytest.mark.parametrize("drafter", ["none", "ngram", "early_exit", "draft_model"])
