@@ -14,10 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specplan.devices.bundled import device_profile
 from specplan.errors import InputError, UnsupportedError
+from specplan.models.resolve import resolve_model
 from specplan.plan_checks import check_plan_values
 from specplan.planner.ask import ask
 from specplan.planner.notes import KEPT_IN_INT4
+from specplan.speed.roofline import layer_seconds
 from specplan_runtime.build import OwnAssembly, assemble_own
 from specplan_runtime.engine import Engine
 from specplan_runtime.groups import Groups, grouped
@@ -234,8 +237,8 @@ def linears(layer: Any) -> list[Any]:
 
 def test_a_draft_in_int4_does_not_change_the_output() -> None:
     folder = variant("llama-gqa")
-    plan = plan_for(folder, drafter="draft_model", draft=folder, num_speculative_tokens=4, batch_size=2, dtype="float32",
-                    draft_dtype="int4")  # fmt: skip
+    options: dict[str, Any] = {"draft": folder, "draft_dtype": "int4", "num_speculative_tokens": 4, "batch_size": 2}
+    plan = plan_for(folder, drafter="draft_model", **options)
     prompts = [prompt_of(9), [5], prompt_of(4)]
     assert serve(Engine(plan), prompts, 16) == [reference_greedy(folder, prompt, 16) for prompt in prompts]
 
@@ -260,6 +263,33 @@ def test_bytes_of_a_model_by_hand() -> None:
     items = plan_for(checkpoint("llama"), drafter="none", dtype="int4").ledger.by_name()
     head, embedding, norms = 131 * (32 + 2), 131 * 32 * 2, 7 * 32 * 2
     assert items["target.weights"].bytes == 3 * 32 * (64 + 32 + 128 + 64) * 5 // 8 + head + embedding + norms
+
+
+# ------------------------------------------------------------------------------------------------- speed
+
+
+def layer_times(dtype: str, gpu: str, rows: range) -> list[float]:
+    arch, device = resolve_model("llama-3.2-1b").arch, device_profile(gpu)
+    found = layer_seconds(arch, device, dtype, "bfloat16", rows=np.array(rows), batch_size=1, context=1)
+    return [float(seconds) for seconds in found]
+
+
+@pytest.mark.parametrize("dtype", ["int4", "int8"])
+def test_on_a_cpu_every_fifth_row_decodes_the_matrices_again(dtype: str) -> None:
+    """Of several rows the first of a block costs most; on a GPU a few rows cost what one costs."""
+    times = layer_times(dtype, "cpu-generic", range(1, 10))
+    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    assert min(steps[3], steps[7]) > 3 * max(steps[:3] + steps[4:7])
+    few = layer_times("int8", "rtx-3090", range(1, 5))
+    assert few[3] < 1.01 * few[0]
+
+
+def test_few_bits_pay_for_few_rows() -> None:
+    """As measured: 2 to 4 times the speed of float32 for one row, none for long prompts."""
+    dtypes = ("float32", "int8", "int4")
+    one, many = ([layer_times(dtype, "cpu-generic", range(rows, rows + 1))[0] for dtype in dtypes] for rows in (1, 64))
+    assert 4 > one[0] / one[2] > one[0] / one[1] > 1
+    assert many[0] < many[2] < many[1]
 
 
 # --------------------------------------------------------------------------------------------- refusals
