@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from specplan.models.resolve import resolve_model
 from specplan.plan_checks import check_plan_values
 from specplan.planner.ask import ask
 from specplan.planner.notes import KEPT_IN_INT4
-from specplan.speed.roofline import layer_seconds
+from specplan.speed.roofline import Pass, layer_seconds
 from specplan_runtime.build import OwnAssembly, assemble_own
 from specplan_runtime.engine import Engine
 from specplan_runtime.groups import Groups, grouped
@@ -270,7 +271,7 @@ def test_bytes_of_a_model_by_hand() -> None:
 
 def layer_times(dtype: str, gpu: str, rows: range) -> list[float]:
     arch, device = resolve_model("llama-3.2-1b").arch, device_profile(gpu)
-    found = layer_seconds(arch, device, dtype, "bfloat16", rows=np.array(rows), batch_size=1, context=1)
+    found = layer_seconds(arch, device, dtype, "bfloat16", Pass(rows=np.array(rows), batch_size=1, context=1))
     return [float(seconds) for seconds in found]
 
 
@@ -278,17 +279,17 @@ def layer_times(dtype: str, gpu: str, rows: range) -> list[float]:
 def test_on_a_cpu_every_fifth_row_decodes_the_matrices_again(dtype: str) -> None:
     """Of several rows the first of a block costs most; on a GPU a few rows cost what one costs."""
     times = layer_times(dtype, "cpu-generic", range(1, 10))
-    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(times)]
     assert min(steps[3], steps[7]) > 3 * max(steps[:3] + steps[4:7])
     few = layer_times("int8", "rtx-3090", range(1, 5))
     assert few[3] < 1.01 * few[0]
 
 
 def test_few_bits_pay_for_few_rows() -> None:
-    """As measured: 2 to 4 times the speed of float32 for one row, none for long prompts."""
+    """A product with one row took a third to a fifth of float32's time, one with 64 somewhat more."""
     dtypes = ("float32", "int8", "int4")
     one, many = ([layer_times(dtype, "cpu-generic", range(rows, rows + 1))[0] for dtype in dtypes] for rows in (1, 64))
-    assert 4 > one[0] / one[2] > one[0] / one[1] > 1
+    assert 5 > one[0] / one[2] > one[0] / one[1] > 1
     assert many[0] < many[2] < many[1]
 
 

@@ -24,10 +24,10 @@ from specplan_runtime.distributed.ranks import Ranks
 from specplan_runtime.engine import Engine
 from specplan_runtime.sampling import SamplingParams
 from tests.eagle_helpers import eagle_folder, eagle_tensors
+from tests.gguf_checkpoints import write_gguf
 from tests.head_helpers import heads_folder, medusa_tensors
 from tests.rank_helpers import alone, among_ranks
 from tests.runtime_helpers import perturbed, plan_for, prompt_of, serve, spread_over, variant
-from tests.test_decoder import write_gguf
 
 TARGET = "llama-gqa"
 PROMPTS = [prompt_of(9), [5], prompt_of(20)]
