@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import torch
 
+from specplan.errors import UnsupportedError
+
 #: No vector makes larger blocks.
 _MOST_ROWS = 256
 _LOW, _SHIFT = 15, 4
@@ -87,7 +89,7 @@ def _order(rows: int) -> Order:
     ones, sixteens = (_pack(digits)[: rows // 2].long() for digits in (numbers % 16, numbers // 16))
     order = Order((ones & _LOW) + 16 * (sixteens & _LOW), (ones >> _SHIFT) + 16 * (sixteens >> _SHIFT))
     if sorted([*order.low.tolist(), *order.high.tolist()]) != list(range(rows)):
-        raise RuntimeError("PyTorch packs 4-bit codes in an order that is not known")
+        raise UnsupportedError("dtype int4: this PyTorch packs matrices in an order that is not known")
     return order
 
 
