@@ -56,4 +56,5 @@ def memory_text(result: Exported | TooLarge) -> str:
     if isinstance(result, TooLarge):
         missing = format_exact_bytes(result.needed_bytes - result.budget_bytes)
         return f"does not fit: {needs}, {missing} bytes more than {format_bytes(result.budget_bytes)}: {parts}"
-    return f"{needs}: {parts}"
+    count = result.request.num_devices
+    return f"{needs} on each of {count} devices: {parts}" if count > 1 else f"{needs}: {parts}"
