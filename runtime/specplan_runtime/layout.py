@@ -112,7 +112,7 @@ def pass_shapes(plan: Plan) -> list[PassShape]:
     workload, speculation, scenario = plan.workload, plan.speculation, plan.scenario
     batch, chunk = workload.batch_size, _chunk(plan)
     target, precision, rank = target_slots(plan), target_precision(plan), scenario.rank
-    staged, parts = (False, 1) if rank is None else (rank.is_stage, rank.num_micro_batches)
+    staged, parts = (False, 1) if rank is None else (rank.is_stage and not rank.has_head, rank.num_micro_batches)
 
     def tile(rows: int, model: Precision) -> int:
         return max(model.least_tile, min(speculation.logits_rows, rows))

@@ -24,7 +24,7 @@ class PassShape:
         slots: KV slots per sequence.
         logits_rows: R, rows whose logits exist at one time.
         joins: its layer reads an embedding beside a hidden state.
-        in_flight: another pass may be on its way from or to another stage.
+        in_flight: another pass may be on its way to the next stage.
     """
 
     phase: str
@@ -62,7 +62,7 @@ class Workspace:
         logits: flat, R·V, None where kernels allocate; argmax: int64 [R].
         probs, running: float32 [V]; keep: bool [V]; of the whole vocabulary, empty on ranks that do not decide.
         exchange: what ranks give each other, None for whole models.
-        in_flight: [m, h], the residual stream that is sent or received meanwhile, None without stages.
+        in_flight: [m, h], the residual stream that is sent meanwhile, None without stages and in the last one.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ def rank_values(rank: Rank) -> dict[str, Value]:
         "x_p": int(rank.decides),
         "V_p": rank.vocab_size,
         "t_p": rank.tensor_parallel,
-        "m_b": 1 + rank.is_stage,
+        "m_b": 1 + (rank.is_stage and not rank.has_head),
     }
 
 

@@ -191,7 +191,7 @@ def gathered() -> sympy.Expr:
 
 
 def in_flight() -> sympy.Expr:
-    """In a pipeline a second residual stream: one is received or sent while the other is computed, in its place."""
+    """In a pipeline, but for its last stage, a second residual stream: one is sent while the next is computed."""
     return (m_b - 1) * aligned(ROWS * h * s)
 
 

@@ -166,9 +166,8 @@ def _head_pass(layout: Layout, work: Workspace) -> Callable[[], None]:
 
 def _pass(decoder: Decoder, work: Workspace, span: Span, layers: int | None, num_logits: int) -> Callable[[], None]:
     def run() -> None:
-        decoder.forward(work, span, layers)
-        if work.in_flight is not None:
-            work.in_flight.zero_()  # the pass before or behind this one, under way meanwhile
+        with decoder.working_ahead(work):
+            decoder.forward(work, span, layers)
         if not decoder.has_head:
             return
         if work.exchange is not None:
