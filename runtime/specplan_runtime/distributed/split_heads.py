@@ -41,6 +41,6 @@ class SplitHeads:
         first = self._share.first_token
         known = logits[:, : self._share.num_known]  # the last rows of a head may fill the vocabulary up
         for row, token in enumerate(self._share.best(work, known)):
-            place[row] = token
+            place[row].fill_(token)
             if first <= token < first + known.shape[1]:
-                known[row, token - first] = float("-inf")
+                known[row, token - first].fill_(float("-inf"))
