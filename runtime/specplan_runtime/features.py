@@ -7,7 +7,8 @@ from typing import Protocol
 
 import torch
 
-from specplan_runtime.linear import FloatLinear
+from specplan_runtime.linear import PackedLinear
+from specplan_runtime.parameters import AnyLinear
 
 
 class Tap(Protocol):
@@ -33,7 +34,7 @@ class FeatureTap:
     """
 
     layers: tuple[int, ...]
-    fusion: list[FloatLinear]
+    fusion: list[AnyLinear]
     places: dict[str, torch.Tensor]
 
     def begin(self, phase: str, hidden: torch.Tensor, spare: torch.Tensor) -> None:
@@ -55,5 +56,5 @@ class FeatureTap:
         if index == min(self.layers):
             rows.zero_()
         for layer, part in zip(self.layers, self.fusion, strict=True):
-            if layer == index:
-                rows.add_(part(hidden, spare))
+            if layer == index:  # a packed product is never the largest of the pass's kernel outputs
+                rows.add_(part(hidden, None if isinstance(part, PackedLinear) else spare))
