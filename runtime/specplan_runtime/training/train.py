@@ -61,8 +61,10 @@ def train_heads(setting: Setting, told: Told = lambda *_: None) -> Trained:
     if not any(bool(_read(setting, path).held_out.any()) for path in paths):
         raise InputError("no answer was held out to measure with: begin again in another folder with more prompts")
     total = sum(_read(setting, path).num_tokens for path in paths)
-    trained = _train_eagle if setting.options.kind == "eagle3" else _train_medusa
-    held_out, heads = trained(setting, paths, tile, told)
+    if setting.options.kind == "eagle3":
+        held_out, heads = _train_eagle(setting, paths, told)
+    else:
+        held_out, heads = _train_medusa(setting, paths, tile, told)
     profile = profile_of(setting, held_out)
     write_heads(setting, heads, profile)
     told("measuring", 1.0)
@@ -78,9 +80,9 @@ def _train_medusa(setting: Setting, paths: Sequence[Path], tile: int, told: Told
     return held_out, medusa_folder(setting, trainer)
 
 
-def _train_eagle(setting: Setting, paths: Sequence[Path], tile: int, told: Told) -> tuple[list[HeadTrace], HeadFolder]:
+def _train_eagle(setting: Setting, paths: Sequence[Path], told: Told) -> tuple[list[HeadTrace], HeadFolder]:
     """The same for an EAGLE-3 head."""
-    trained = train_eagle(setting, paths, tile, told)
+    trained = train_eagle(setting, paths, told)
     told("measuring", 0.0)
     return held_out_traces(setting, trained, paths), eagle_folder(setting, trained)
 

@@ -19,6 +19,7 @@ from specplan_runtime.training.checkpoint import save_checkpoint
 from specplan_runtime.training.eagle_model import EagleModel, TargetParts, trained_head
 from specplan_runtime.training.eagle_trainer import EagleTrainer
 from specplan_runtime.training.feature_shards import FeatureShard, Text, load_feature_shard
+from specplan_runtime.training.memory import tile_rows_within
 from specplan_runtime.training.options import Told, TrainOptions
 from specplan_runtime.training.stages import Setting
 from specplan_runtime.training.visits import order, restore
@@ -42,14 +43,17 @@ class TrainedEagle:
     token_ids: torch.Tensor
 
 
-def train_eagle(setting: Setting, paths: Sequence[Path], tile_rows: int, told: Told) -> TrainedEagle:
+def train_eagle(setting: Setting, paths: Sequence[Path], told: Told) -> TrainedEagle:
     """Every epoch over every shard, with a checkpoint after each.
 
     Raises:
+        BudgetError: texts that are too long for the budget.
         InputError: nothing to train on, or a checkpoint of something else.
     """
     options, arch = setting.options, setting.target.arch
     head = trained_head(arch, options)
+    longest = max(len(text.tokens) for path in paths for side in (True, False) for text in _read(setting, path).texts(side))
+    tile_rows = tile_rows_within(arch, options, setting.budget_bytes, setting.process_bytes, longest)
     tokens = _frequent_tokens(setting, paths, head.draft_vocab_size)
     parts = _target_parts(setting.target, tokens, _feature_scale(setting, paths), setting.device)
     model = EagleModel(head, arch, parts, options.seed)
