@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +221,6 @@ def test_what_training_takes_is_within_its_items() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- learning
-
-
-@cache
-def trained(target: Path, folder: Path) -> tuple[Setting, Any]:
-    made = setting(target, folder)
-    return made, train_heads(made)
 
 
 @pytest.fixture(scope="module")
