@@ -74,7 +74,8 @@ def check_tree(folder: Path, head: ReferenceHead, tokens: list[int], tree: Tree,
     """Every node is the token of its rank after its path, which the head goes along by itself."""
     drafted = dict(zip(tree.rows[1:], proposal, strict=True))
     ids = head.tensors["d2t"] + torch.arange(len(head.tensors["d2t"]))
-    states, logits = {}, {}
+    states: dict[tuple[int, ...], torch.Tensor] = {}
+    logits: dict[tuple[int, ...], torch.Tensor] = {}
     for path in tree.inner.rows:
         features = head.fuse(*features_of(folder, tuple(tokens[:-1])))
         if path:
@@ -88,7 +89,9 @@ def check_tree(folder: Path, head: ReferenceHead, tokens: list[int], tree: Tree,
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("tree", [BUSHY, CROOKED], ids=["bushy", "crooked"])
 @pytest.mark.parametrize("library", [False, True])
-def test_nodes_are_those_of_the_published_definition(tmp_path: Path, library: bool, tree: Tree, batch_size: int) -> None:
+def test_nodes_are_those_of_the_published_definition(
+    tmp_path: Path, library: bool, tree: Tree, batch_size: int
+) -> None:
     """Step by step: after a prefill in chunks, in ragged batches, in rows that were taken over."""
     tensors = eagle_tensors("layers.0" if library else "midlayer", own_embedding=not library)
     config, folder = speculators_config() if library else None, variant(TARGET)
@@ -365,7 +368,7 @@ def test_a_step_drafts_once_per_depth() -> None:
 
 
 def test_the_best_tree_is_no_slower_than_the_best_chain() -> None:
-    chain, tree = (analyze(ask(**BIG, **more)) for more in ({}, {"tree": "best"}))
+    chain, tree = analyze(ask(**BIG)), analyze(ask(**BIG, tree="best"))
     assert isinstance(chain, Plan)
     assert isinstance(tree, Plan)
     assert isinstance(tree.speculation.shape, Tree)

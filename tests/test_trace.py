@@ -277,7 +277,7 @@ def test_loading_leaves_one_block_of_the_planned_size(precision: str, drafter: s
 @pytest.mark.parametrize("drafter", SHAPES)
 def test_everything_that_runs_lies_in_the_block(drafter: str) -> None:
     layout = Engine(make_plan(drafter, "float32", 2)).own.layout
-    kept = [layout.target, layout.draft, layout.draft_probs, layout.branches, layout.tree]
+    kept: list[Any] = [layout.target, layout.draft, layout.draft_probs, layout.branches, layout.tree]
     kept += [layout.eagle3, layout.eagle3_chain]
     assert layout.arena.block is not None
     home = layout.arena.block.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""Training of an EAGLE-3 head: features as transformers has them, steps as they are drafted, what is written and resumed."""
+"""Training of an EAGLE-3 head: features as transformers has them, steps as they are drafted, files, resuming."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from specplan.acceptance_profiles import read_acceptance
 from specplan.cli.main import cli
 from specplan.errors import BudgetError, InputError
 from specplan.heads import Eagle3Head
-from specplan.models.eagle3_names import HEAD
 from specplan.models.resolve import resolve_model
 from specplan.plan import Plan
 from specplan.planner.analyze import analyze
@@ -25,6 +24,7 @@ from specplan.speculation import Chain, Tree
 from specplan.speed.head_counts import HeadTrace, accuracies, chain_tree, head_steps
 from specplan_runtime.engine import Engine
 from specplan_runtime.sampling import SamplingParams
+from specplan_runtime.training import feature_recorder
 from specplan_runtime.training.adamw import AdamW
 from specplan_runtime.training.eagle_model import EagleModel, TargetParts
 from specplan_runtime.training.eagle_trainer import EagleTrainer
@@ -84,7 +84,11 @@ def test_recorded_features_are_those_of_transformers(target: Path, tmp_path: Pat
     made = setting(target, tmp_path / "out", prompts=path)
     train_heads(made)
     (shard,) = shards(made)
-    texts = {tuple(text.tokens[: text.num_prompt_tokens].tolist()): text for side in (True, False) for text in shard.texts(side)}
+    texts = {
+        tuple(text.tokens[: text.num_prompt_tokens].tolist()): text
+        for side in (True, False)
+        for text in shard.texts(side)
+    }
     assert len(texts) == len(words)
     for word in words:
         prompt = [WORDS.index(letter) for letter in ["a", *word, "b", "c"]]
@@ -92,7 +96,6 @@ def test_recorded_features_are_those_of_transformers(target: Path, tmp_path: Pat
         with torch.no_grad():
             output = reference_model(target)(text.tokens[None], output_hidden_states=True)
         assert torch.equal(output.logits[0, len(prompt) - 1 : -1].argmax(-1), text.tokens[len(prompt) :])
-        # transformers gives the last state normalized: the residual stream behind the last layer is seen by a hook below
         expected = [layer_inputs(target, text.tokens)[layer][:-1] for layer in (2, 1, 0)]
         assert torch.allclose(text.features.float(), torch.stack(expected, 1), rtol=1e-2, atol=1e-3)
         states = output.hidden_states[-1][0, len(prompt) - 1 : -1]
@@ -169,7 +172,7 @@ def test_unrolled_steps_are_what_the_head_says_when_it_drafts() -> None:
             features = fused[: begin + 1]
             for step in range(steps):
                 hidden, logits = head(features, text.tokens[1 : begin + step + 2].tolist())
-                found = outputs[step][begin + step] @ model.parameters[HEAD].T
+                found = outputs[step][begin + step] @ model.parts.output_rows.T
                 assert torch.allclose(found, logits[-1], atol=1e-4)
                 features = torch.cat([features, hidden[-1:]])
 
@@ -194,7 +197,7 @@ def test_steps_are_those_of_autograd_and_adamw() -> None:
                 total += 1
                 wanted = torch.softmax(copy.parts.output_rows @ text.states[entry + 2 - text.num_prompt_tokens], -1)
                 for step in range(3):
-                    logits = outputs[step][entry] @ copy.parameters[HEAD].T
+                    logits = outputs[step][entry] @ copy.parts.output_rows.T
                     losses[step] = losses[step] - (wanted * torch.log_softmax(logits, -1)).sum()
         assert found == pytest.approx([float(loss.detach()) / total for loss in losses], rel=1e-4)
         torch.stack([0.8**step * loss / total for step, loss in enumerate(losses)]).sum().backward()
@@ -266,18 +269,30 @@ def test_what_is_written_loads_and_decodes(target: Path, learned: tuple[Setting,
 
 
 def head_plan(target: Path, heads: Path, shape: Chain | Tree | None) -> Plan:
-    plan = analyze(ask(model=str(target), gpu="cpu-generic", heads=str(heads), drafter="eagle3", context=64, alpha=None if shape is None else 0.9, num_speculative_tokens=2))  # fmt: skip
+    asked = ask(
+        model=str(target), gpu="cpu-generic", heads=str(heads), drafter="eagle3", context=64, num_speculative_tokens=2
+    )
+    plan = analyze(dataclasses.replace(asked, must_speculate=True))
     assert isinstance(plan, Plan)
     return plan if shape is None else with_knobs(plan, shape=shape)
 
 
-@pytest.mark.parametrize("shape", [Chain(1), Chain(3), Tree(((0,), (1,), (0, 0), (1, 0), (0, 1), (2,), (2, 0), (1, 0, 0)))],
-                         ids=["one", "three", "tree"])  # fmt: skip
-def test_replayed_steps_are_those_of_the_runtime(
-    target: Path, learned: tuple[Setting, Any], shape: Chain | Tree
-) -> None:
+@pytest.fixture(scope="module")
+def exact(target: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Setting, Any]:
+    """Features as the engine has them, and not in half precision."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_recorder, "FEATURE_DTYPE", torch.float32)
+        made = setting(target, tmp_path_factory.mktemp("exact") / "out")
+        return made, train_heads(made)
+
+
+BRANCHES = Tree(((0,), (1,), (0, 0), (1, 0), (0, 1), (2,), (2, 0), (1, 0, 0)))
+
+
+@pytest.mark.parametrize("shape", [Chain(1), Chain(3), BRANCHES], ids=["one", "three", "tree"])
+def test_replayed_steps_are_those_of_the_runtime(target: Path, exact: tuple[Setting, Any], shape: Chain | Tree) -> None:
     """Traces of answers that were held out, against what the engine accepts when it gives these answers."""
-    made, result = learned
+    made, result = exact
     texts = [text for shard in shards(made) for text in shard.texts(held_out=True)]
     engine = Engine(head_plan(target, made.folder, shape))
     engine.assembly.eos_token_ids = (1,)
@@ -362,7 +377,8 @@ def test_logits_take_what_the_budget_leaves(target: Path) -> None:
 
 def test_the_command_trains_and_analyze_finds_the_profile(target: Path, tmp_path: Path) -> None:
     args = ["train-heads", "--model", str(target), "-o", str(tmp_path / "out"), "--tokens", "900", "--new-tokens", "12"]
-    result = CliRunner().invoke(cli, [*args, "--kind", "eagle3", "--epochs", "1", "--draft-vocab", "9", "--format", "json"])
+    args += ["--kind", "eagle3", "--epochs", "1", "--draft-vocab", "9", "--format", "json"]
+    result = CliRunner().invoke(cli, args)
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["accuracies"]) == 5
     plan = analyze(ask(model=str(target), gpu="cpu-generic", heads=str(tmp_path / "out"), tree="best", context=64))

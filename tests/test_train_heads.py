@@ -218,7 +218,8 @@ def test_replayed_steps_are_those_of_the_runtime(target: Path, tmp_path_factory:
     head = output_head(made.target, torch.device("cpu"))
     trainer = HeadTrainer(head, made.options, 1, 16)
     saved = load_file(made.folder / "medusa_lm_head.safetensors")
-    trainer.optimizer.restore({**trainer.optimizer.state(), **{f"head.{name}": tensor for name, tensor in saved.items()}}, 1)
+    learned = {f"head.{name}": tensor for name, tensor in saved.items()}
+    trainer.optimizer.restore(trainer.optimizer.state() | learned, 1)
     found = traces(trainer, head, [shard], 16)
     engine = Engine(head_plan(target, made.folder, tree))
     engine.assembly.eos_token_ids = (1,)

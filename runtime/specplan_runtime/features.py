@@ -41,14 +41,7 @@ class FeatureTap:
         """All layers are here."""
 
     def take(self, phase: str, index: int, hidden: torch.Tensor, spare: torch.Tensor) -> None:
-        """See the residual stream at the entry of layer ``index``.
-
-        Args:
-            phase: of the pass.
-            index: of the layer; the number of layers after the last one.
-            hidden: [fed, h].
-            spare: flat, at least fed·h; overwritten.
-        """
+        """Add the layer's part of the fused features where they are kept."""
         place = self.places.get(phase)
         if place is None or index not in self.layers:
             return

@@ -111,7 +111,9 @@ def place(plan: Plan, arena: Arena) -> Layout:
             with phases.alternative():
                 tile = max(2, min(speculation.logits_rows, batch))
                 medusa_work = place_medusa_workspace(arena, target_arch, compute, batch, tile, draft_rank)
-    return Layout(arena, target, draft, draft_probs, branches, medusa, medusa_work, eagle3, eagle3_chain, tree, workspaces)
+    return Layout(
+        arena, target, draft, draft_probs, branches, medusa, medusa_work, eagle3, eagle3_chain, tree, workspaces
+    )
 
 
 def pass_shapes(plan: Plan) -> list[PassShape]:

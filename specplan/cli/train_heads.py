@@ -31,7 +31,12 @@ _OPTIONS = {"num_tokens": "tokens", "num_epochs": "epochs", "draft_vocab_size": 
 )
 @click.option("--num-layers", type=int, default=2, metavar="L", help="Residual blocks of a Medusa head.")
 @click.option(
-    "--draft-vocab", "draft_vocab_size", type=int, default=8192, metavar="N", help="Tokens that an EAGLE-3 head proposes."
+    "--draft-vocab",
+    "draft_vocab_size",
+    type=int,
+    default=8192,
+    metavar="N",
+    help="Tokens that an EAGLE-3 head proposes.",
 )
 @click.option("--tokens", "num_tokens", type=int, default=100_000, metavar="N", help="Of text that is generated.")
 @click.option("--new-tokens", type=int, default=192, metavar="N", help="Of one answer, at most.")
@@ -55,8 +60,8 @@ _OPTIONS = {"num_tokens": "tokens", "num_epochs": "epochs", "draft_vocab_size": 
 def train_heads(output: Path, output_format: str, resume: bool, **options: Any) -> None:
     """Train Medusa heads or an EAGLE-3 head for a target, on text that it generates.
 
-    Medusa heads share the target's output head, so they are small; an EAGLE-3 head has one layer and an output head for
-    the most frequent tokens. What they reach is measured on answers that were held out, and kept beside them: analyze
+    Medusa heads share the target's output head, so they are small; an EAGLE-3 head has one layer, and proposes the most
+    frequent tokens. What they reach is measured on answers that were held out, and kept beside them: analyze
     --heads DIR finds it. An interrupted training goes on with --resume.
     """
     _check_kind(options["kind"])

@@ -20,8 +20,9 @@ from specplan_runtime.workspace import Workspace, write_integers
 class Eagle3BranchingDrafter(HeadDrafter):
     """Proposes the plan's tree: the head's best tokens after each node, found by repeated arg-max.
 
-    A node's entry reads its token beside the hidden state that the head left at the node's parent; it is one slot behind
-    the entries of the text, and is written anew in every step. Proposals are certain: siblings are tried in turn.
+    A node's entry reads its token beside the hidden state that the head left at the node's parent. Entries of nodes
+    lie behind those of the text, one slot each, and are written anew in every step. Proposals are certain: siblings are
+    tried in turn.
 
     Args:
         head: with its weights.

@@ -1,4 +1,4 @@
-"""``HeadDrafter``: what chains and trees that an EAGLE-3 head drafts have in common: it follows the target's features."""
+"""``HeadDrafter``: what chains and trees that an EAGLE-3 head drafts have in common."""
 
 from __future__ import annotations
 

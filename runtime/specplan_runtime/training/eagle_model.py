@@ -41,7 +41,7 @@ class TargetParts:
 
     Attributes:
         embedding: [V, h].
-        output_rows: [V_d, h], rows of the output head for the tokens that the head proposes.
+        output_rows: [V_d, h], rows of the output head for the tokens that the head proposes: its own output head too.
         final_norm: [h], weight of the norm before the output head.
         feature_scale: [features, h], root mean squares of the features.
     """
@@ -56,7 +56,8 @@ class EagleModel:
     """The head, with autograd.
 
     The fusion reads features that are divided by their scale, so that no channel outweighs the others while it learns;
-    ``tensors`` puts the scale into its matrix. It begins as the last feature, the head as the target's output head.
+    ``tensors`` puts the scale into its matrix. It begins as the last feature. The output head stays the target's: a
+    little text would teach rare tokens the wrong thing.
 
     Args:
         head: sizes; with ``norm_before_residual``.
@@ -98,6 +99,7 @@ class EagleModel:
     def tensors(self, token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The head as it is published; ``token_ids`` int64 [V_d], the target's, in ascending order."""
         found = {name: tensor.detach().cpu().contiguous() for name, tensor in self.parameters.items()}
+        found[HEAD] = self.parts.output_rows.cpu()
         found[FUSION] = (found[FUSION] / self.parts.feature_scale.flatten().cpu()).contiguous()
         known = torch.zeros(len(self.parts.embedding), dtype=torch.bool)
         known[token_ids] = True
@@ -115,7 +117,7 @@ class EagleModel:
         states = self._norm(feature, NAMES.of_layer("hidden_norm"))
         joined, d = torch.cat([embedded, states], dim=-1), self.layer.head_dim
         query, key, value = (
-            self._linear(joined, f"self_attn.{kind}_proj").unflatten(-1, (-1, d)) for kind in ("q", "k", "v")
+            self._linear(joined, f"self_attn.{kind}_proj").view(len(joined), -1, d) for kind in ("q", "k", "v")
         )
         keys.append(_rotated(key, *turns))
         values.append(value)
@@ -132,14 +134,15 @@ class EagleModel:
 
 
 def _attend(query: torch.Tensor, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Attention [n, H·d] of the last step's queries [n, H, d].
+    """Attention [n, H·d] of the last step's queries.
 
     Entry i of step s began its chain s - 1 entries before: it sees the first step's entries up to there, and the entry
     of each later step that lies on its chain.
 
     Args:
         query: [n, H, d].
-        keys, values: [n, H_k, d], of every step.
+        keys: [n, H_k, d], of every step.
+        values: the same.
     """
     n, heads, d = query.shape
     kv_heads, shift = keys[0].shape[1], len(keys) - 1
@@ -162,7 +165,7 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
 
 
 def _first_weights(layer: ModelArch, parts: TargetParts, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """A layer that adds little to the last feature, and the target's own output head behind it."""
+    """A layer that adds little to the last feature, and the target's own norm behind it."""
     h, inner, d = layer.hidden_size, layer.intermediate_size, layer.head_dim
     width, kv_width = layer.num_attention_heads * d, layer.num_key_value_heads * d
     scale = parts.feature_scale.cpu()
@@ -177,7 +180,7 @@ def _first_weights(layer: ModelArch, parts: TargetParts, generator: torch.Genera
         "mlp.up_proj": (inner, h),
         "mlp.down_proj": (h, inner),
     }
-    found = {FUSION: fusion, FINAL_NORM: parts.final_norm.cpu().clone(), HEAD: parts.output_rows.cpu().clone()}
+    found = {FUSION: fusion, FINAL_NORM: parts.final_norm.cpu().clone()}
     for name in ("input_layernorm", "hidden_norm", "post_attention_layernorm"):
         found[NAMES.of_layer(name)] = torch.ones(h)
     for name, shape in shapes.items():

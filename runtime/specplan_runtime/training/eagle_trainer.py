@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import linear
 
-from specplan.models.eagle3_names import HEAD
 from specplan.speed.head_counts import HeadTrace
 from specplan_runtime.calibration.answers import TOPK
 from specplan_runtime.training.adamw import AdamW
@@ -64,9 +63,7 @@ class EagleTrainer:
         self.places = torch.full((vocab_size,), -1, device=token_ids.device)
         self.places[token_ids] = torch.arange(len(token_ids), device=token_ids.device)
         output = model.parts.output_rows
-        self._wanted, self._logits = (
-            torch.empty(tile_rows, len(output), device=output.device) for _ in range(2)
-        )
+        self._wanted, self._logits = (torch.empty(tile_rows, len(output), device=output.device) for _ in range(2))
 
     def train_batch(self, texts: Sequence[Text]) -> list[float]:
         """One step of the optimizer; returns the mean loss of each unrolled step, 0 where there was nothing."""
@@ -127,8 +124,8 @@ class EagleTrainer:
 
     @torch.no_grad()
     def _compare(self, tile: _Tile, rows: torch.Tensor, gradient: torch.Tensor, weight: float) -> float:
-        """The loss of some rows [r, h], summed; its gradients are put into ``gradient`` and that of the head."""
-        head = self.model.parameters[HEAD]
+        """The loss of some rows [r, h], summed; its gradients are put into ``gradient``."""
+        head = self.model.parts.output_rows
         logits = torch.mm(rows, head.T, out=self._logits[: len(rows)])
         logits.sub_(logits.amax(dim=1, keepdim=True))
         expected = torch.linalg.vecdot(tile.wanted, logits)
@@ -137,14 +134,11 @@ class EagleTrainer:
         loss = float((sums.log()[:, 0] - expected).sum())
         logits.div_(sums).sub_(tile.wanted).mul_(weight)
         gradient[tile.entries] = logits @ head
-        if head.grad is None:
-            head.grad = torch.zeros_like(head)
-        head.grad.addmm_(logits.T, rows)
         return loss
 
     def _ranks(self, rows: torch.Tensor, wanted: torch.Tensor) -> Iterator[int]:
         """Ranks of tokens (places among those that the head proposes), -1 where they are not among the best."""
-        head = self.model.parameters[HEAD]
+        head = self.model.parts.output_rows
         for own, tokens in zip(torch.split(rows, self._tile_rows), torch.split(wanted, self._tile_rows), strict=True):
             logits = linear(own, head)
             rank = (logits > logits.gather(1, tokens.clamp_min(0)[:, None])).sum(dim=1)

@@ -28,6 +28,9 @@ class FeatureView:
     layers: tuple[int, ...]
     places: Mapping[str, torch.Tensor]
 
+    def begin(self, phase: str, hidden: torch.Tensor, spare: torch.Tensor) -> None:
+        """All layers are here."""
+
     def take(self, phase: str, index: int, hidden: torch.Tensor, spare: torch.Tensor) -> None:
         """See the residual stream [fed, h] at the entry of layer ``index``."""
         place = self.places.get(phase)

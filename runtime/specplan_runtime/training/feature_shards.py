@@ -36,7 +36,7 @@ class Text:
 
     @property
     def num_prompt_tokens(self) -> int:
-        """n - m."""
+        """Tokens before the answer."""
         return len(self.tokens) - len(self.states)
 
 
@@ -65,7 +65,9 @@ class FeatureShard:
         """Those that were held out, or those that were not."""
         answers = self.answers
         first = before = seen = 0
-        for number, (size, prompt) in enumerate(zip(answers.lengths.tolist(), self.prompt_lengths.tolist(), strict=True)):
+        for number, (size, prompt) in enumerate(
+            zip(answers.lengths.tolist(), self.prompt_lengths.tolist(), strict=True)
+        ):
             count = prompt + size - 1
             if bool(answers.held_out[number]) == held_out:
                 own = slice(first, first + size)

@@ -83,13 +83,13 @@ def _eagle_items(arch: ModelArch, options: TrainOptions, tile_rows: int, longest
     h, inner, known = arch.hidden_size, layer.intermediate_size, head.draft_vocab_size
     n = _text_tokens(options, longest)
     width = layer.num_attention_heads * layer.head_dim
-    matrices = 3 * h * h + 2 * h * layer.qkv_size + width * h + 3 * inner * h + known * h + 4 * h
+    matrices = 3 * h * h + 2 * h * layer.qkv_size + width * h + 3 * inner * h + 4 * h
     kept = n * (24 * h + 6 * (layer.qkv_size + width) + 6 * inner)
     scores = 5 * layer.num_attention_heads * n * (n + options.num_heads)
     return {
         "embedding": _FLOAT * arch.vocab_size * h,
         "target_output_rows": _FLOAT * known * h,
-        "head_gradient_moments": 4 * _FLOAT * matrices + 2 * _FLOAT * known * h,
+        "head_gradient_moments": 5 * _FLOAT * matrices,
         "logits": 3 * _FLOAT * tile_rows * known,
         "shard": shard_bytes(arch, options, longest),
         "text": _FLOAT * (options.num_heads * (kept + scores) + 4 * NUM_FEATURES * n * h),

@@ -16,9 +16,9 @@ from specplan_runtime.engine import Engine, Request
 from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.session import read_prompts
 from specplan_runtime.text import Tokenizer
-from specplan_runtime.training.options import Told, TrainOptions
 from specplan_runtime.training.eagle_model import trained_head
 from specplan_runtime.training.feature_recorder import FeatureRecorder
+from specplan_runtime.training.options import Told, TrainOptions
 from specplan_runtime.training.recorder import Recorded, Recorder
 
 #: What progress is called while answers are generated.

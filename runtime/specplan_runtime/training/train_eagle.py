@@ -52,7 +52,9 @@ def train_eagle(setting: Setting, paths: Sequence[Path], told: Told) -> TrainedE
     """
     options, arch = setting.options, setting.target.arch
     head = trained_head(arch, options)
-    longest = max(len(text.tokens) for path in paths for side in (True, False) for text in _read(setting, path).texts(side))
+    longest = max(
+        len(text.tokens) for path in paths for side in (True, False) for text in _read(setting, path).texts(side)
+    )
     tile_rows = tile_rows_within(arch, options, setting.budget_bytes, setting.process_bytes, longest)
     tokens = _frequent_tokens(setting, paths, head.draft_vocab_size)
     parts = _target_parts(setting.target, tokens, _feature_scale(setting, paths), setting.device)
@@ -81,9 +83,7 @@ def held_out_traces(setting: Setting, trained: TrainedEagle, paths: Sequence[Pat
     return [trained.trainer.trace(text, MEASURED_DEPTH) for text in texts]
 
 
-def _batches(
-    shard: FeatureShard, options: TrainOptions, generator: torch.Generator | None
-) -> Iterator[list[Text]]:
+def _batches(shard: FeatureShard, options: TrainOptions, generator: torch.Generator | None) -> Iterator[list[Text]]:
     """Texts that together have at least ``batch_tokens`` tokens of answers, in a new order; as they are without one."""
     texts = list(shard.texts(held_out=False))
     places = range(len(texts)) if generator is None else torch.randperm(len(texts), generator=generator).tolist()
