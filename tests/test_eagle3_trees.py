@@ -23,7 +23,7 @@ from specplan.planner.analyze import analyze
 from specplan.planner.ask import ask
 from specplan.planner.space import all_candidates
 from specplan.speculation import Tree
-from specplan.speed.roofline import pass_seconds
+from specplan.speed.roofline import Pass, pass_seconds
 from specplan.speed.steps import draft_seconds
 from specplan_runtime.drafters.eagle3_branching import Eagle3BranchingDrafter
 from specplan_runtime.engine import Engine
@@ -360,8 +360,9 @@ def test_a_step_drafts_once_per_depth() -> None:
         each = [
             pass_seconds(
                 head_layer(scenario.heads, scenario.target), scenario.device, "bfloat16", scenario.workload.kv_dtype,
-                rows=width, batch_size=1, context=scenario.workload.mean_context, logits_rows=min(8, width),
-                head_rows=width,
+                Pass(
+                    rows=width, batch_size=1, context=scenario.workload.mean_context, head_rows=width, logits_rows=8,
+                ),
             ) for width in widths
         ]  # fmt: skip
         assert found[size - 1] == pytest.approx(float(sum(each)))

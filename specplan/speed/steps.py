@@ -125,7 +125,7 @@ def _head_seconds(scenario: Scenario, gamma: Ints, logits_rows: Ints) -> Times:
     layer, compute = head_layer(heads, target), weight_format(workload.dtype, target.stored).compute_dtype
 
     def each(rows: int | Ints) -> Times:
-        one = Pass(rows, batch, workload.mean_context, head_rows=rows, logits_rows=logits_rows)
+        one = Pass(rows=rows, batch_size=batch, context=workload.mean_context, head_rows=rows, logits_rows=logits_rows)
         return pass_seconds(layer, scenario.device, compute, workload.kv_dtype, one)
 
     if isinstance(shape, Tree):
