@@ -21,20 +21,24 @@ class DraftPasses:
         num_rows: rows per sequence of all passes: what a draft's cache holds beside the context.
         widest: rows per sequence of the widest pass, at least one.
         topk: the most proposals that follow one row.
+        depth: tokens of the longest path.
     """
 
     num_rows: Count
     widest: Count
     topk: Count
+    depth: Count
 
 
 def draft_passes(shape: Chain | Tree, num_drafted: Count) -> DraftPasses:
     """The passes for the first ``num_drafted`` tokens of a shape."""
     if isinstance(shape, Chain):
-        return DraftPasses(num_drafted, 1, 1)
+        return DraftPasses(num_drafted, 1, 1, num_drafted)
     widths = draft_widths(shape)
     topk = np.maximum.accumulate([1, *(path[-1] + 1 for path in shape.nodes)])
-    found = (values[num_drafted] for values in (widths.sum(axis=1), widths.max(axis=1, initial=1), topk))
+    depths = np.maximum.accumulate([0, *map(len, shape.nodes)])
+    by_size = (widths.sum(axis=1), widths.max(axis=1, initial=1), topk, depths)
+    found = (values[num_drafted] for values in by_size)
     return DraftPasses(*(values if isinstance(values, np.ndarray) else int(values) for values in found))
 
 

@@ -173,8 +173,6 @@ def _check_features(plan: Plan, where: str) -> None:
         raise InputError(f"{where}: inputs.heads.feature_layers: the target has {target.num_hidden_layers} layers")
     if heads.draft_vocab_size > target.vocab_size:
         raise InputError(f"{where}: inputs.heads.draft_vocab_size is more than the target's {target.vocab_size}")
-    if plan.forward == "specplan" and isinstance(plan.speculation.shape, Tree):
-        raise InputError(f"{where}: forward is specplan, whose runtime drafts chains with eagle3, found a tree")
 
 
 def _check_head_files(plan: Plan, where: str) -> None:

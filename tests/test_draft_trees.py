@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from specplan.draft_passes import draft_passes, draft_widths
+from specplan.draft_passes import DraftPasses, draft_passes, draft_widths
 from specplan.errors import InputError, SpecplanError, UnsupportedError
 from specplan.formulas.memory import MemoryModel
 from specplan.plan import Plan
@@ -65,7 +65,7 @@ def test_passes_of_a_tree() -> None:
     assert draft_widths(CROOKED)[-1].tolist() == [1, 1, 2, 1]
     assert draft_widths(WIDE).tolist() == [[0], [1], [1], [1], [1]]
     passes = draft_passes(BUSHY, 8)
-    assert (passes.num_rows, passes.widest, passes.topk) == (5, 2, 3)
+    assert (passes.num_rows, passes.widest, passes.topk, passes.depth) == (5, 2, 3, 3)
 
 
 @given(trees())
@@ -77,14 +77,13 @@ def test_passes_of_the_first_nodes_are_those_of_the_pruned_tree(tree: Tree) -> N
         fed = one.inner.rows  # the root, and the nodes with children
         by_depth = [sum(len(path) == depth for path in fed) for depth in range(one.depth)]
         assert draft_widths(tree)[size, : one.depth].tolist() == by_depth
-        found = (many.num_rows[size - 1], many.widest[size - 1], many.topk[size - 1])  # type: ignore[index]
-        assert found == (len(fed), max(by_depth), one.topk)
+        sums = (many.num_rows, many.widest, many.topk, many.depth)
+        assert [int(values[size - 1]) for values in sums] == [len(fed), max(by_depth), one.topk, one.depth]  # type: ignore[index]
         assert draft_passes(one, size) == draft_passes(tree, size)
 
 
 def test_a_chain_is_a_tree_of_one_branch() -> None:
-    line, chain = draft_passes(LINE, 3), draft_passes(Chain(3), 3)
-    assert (line.num_rows, line.widest, line.topk) == (chain.num_rows, chain.widest, chain.topk) == (3, 1, 1)
+    assert draft_passes(LINE, 3) == draft_passes(Chain(3), 3) == DraftPasses(num_rows=3, widest=1, topk=1, depth=3)
 
 
 # ---------------------------------------------------------------------------------------- greedy decoding

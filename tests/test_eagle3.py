@@ -273,11 +273,11 @@ def rigged_tensors(logits: torch.Tensor, walks: bool) -> dict[str, torch.Tensor]
     return tensors
 
 
-def rigged_engine(root: Path, target: torch.Tensor, draft: torch.Tensor, walks: bool, gamma: int) -> Engine:
+def rigged_plan(root: Path, target: torch.Tensor, draft: torch.Tensor, walks: bool, gamma: int) -> Plan:
     folder = rigged_target(root, tuple(map(tuple, target.tolist())))
     config = eagle_config(vocab_size=FEW, draft_vocab_size=len(KNOWN))
     heads = eagle_folder(root / "heads", rigged_tensors(draft, walks), config)
-    return Engine(plan_for(folder, heads=heads, drafter="eagle3", num_speculative_tokens=gamma))
+    return plan_for(folder, heads=heads, drafter="eagle3", num_speculative_tokens=gamma)
 
 
 def test_a_head_that_agrees_is_accepted_throughout(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_head_that_agrees_is_accepted_throughout(tmp_path: Path) -> None:
     target = torch.full((FEW, FEW), -9.0)
     target[range(FEW), NEXT] = 9.0
     draft = target[:, KNOWN].T
-    engine = rigged_engine(tmp_path, target, draft, walks=True, gamma=4)
+    engine = Engine(rigged_plan(tmp_path, target, draft, walks=True, gamma=4))
     assert engine.generate([6, 8, 10], 26) == [(12 + 2 * step) % FEW for step in range(26)]
     stats = engine.stats
     assert stats.num_accepted_tokens == stats.num_draft_tokens == 20
@@ -315,7 +315,7 @@ def test_sampling_emits_the_targets_distribution_exactly(tmp_path: Path, drafted
     """Every branch of a step, weighed: a vocabulary of 8 tokens drafts for a target of 16, some of which it lacks."""
     target = torch.stack([thirds(TARGET_THIRDS[token]) for token in range(FEW)])
     draft = thirds(drafted)[KNOWN][:, None].expand(-1, FEW)
-    engine = rigged_engine(tmp_path, target, draft, walks=False, gamma=1)
+    engine = Engine(rigged_plan(tmp_path, target, draft, walks=False, gamma=1))
     first: dict[int, Fraction] = defaultdict(Fraction)
     joint: dict[tuple[int, int], Fraction] = defaultdict(Fraction)
     for weight, tokens in all_branches(engine, [6, 10]):
@@ -345,13 +345,13 @@ def all_branches(engine: Engine, prompt: list[int]) -> Iterator[tuple[Fraction, 
 
 def test_draft_probabilities_stand_at_the_targets_tokens(heads: Path) -> None:
     engine = Engine(eagle_plan(heads, batch_size=2))
-    head = engine.own.layout.eagle3
-    assert head is not None
-    head.probs.copy_(torch.rand(head.probs.shape, generator=torch.Generator().manual_seed(1)))
+    kept = engine.own.layout.eagle3_chain
+    assert kept is not None
+    kept.probs.copy_(torch.rand(kept.probs.shape, generator=torch.Generator().manual_seed(1)))
     for row, position in ((0, 0), (1, 2), (0, 1)):
         found = drafter_of(engine).probs(row, position)
         assert found is not None
-        assert torch.equal(found[token_map()], head.probs[row, position])
+        assert torch.equal(found[token_map()], kept.probs[row, position])
         assert int((found != 0).sum()) == DRAFT_VOCAB
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from specplan import planfile
-from specplan.errors import InputError, SpecplanError, UnsupportedError
+from specplan.errors import InputError, SpecplanError
 from specplan.models.heads import resolve_heads
 from specplan.models.replace import with_weights
 from specplan.models.resolve import resolve_model
@@ -220,14 +220,6 @@ def test_without_a_head_to_load_it_is_a_plan_for_reading() -> None:
     assert isinstance(plan, Plan)
     assert plan.forward == "unsupported"
     assert any("no heads to load without --heads" in note for note in plan.notes)
-
-
-def test_trees_are_planned_and_not_run(tmp_path: Path) -> None:
-    plan = eagle_plan(eagle_folder(tmp_path), num_speculative_tokens=None, num_draft_nodes=6, alpha=0.9)
-    assert plan.forward == "unsupported"
-    assert any("drafts chains with eagle3" in note for note in plan.notes)
-    with pytest.raises(UnsupportedError, match="drafts chains with eagle3"):
-        Engine(plan)
 
 
 def test_the_command_line_names_what_is_wrong(

@@ -46,8 +46,8 @@ from tests.runtime_helpers import checkpoint, perturbed, plan_for, serve, with_k
 from tests.strategies import draft_contexts, eagle3_heads, in_groups, runnable_archs, trees
 
 DRAFTERS = ("none", "ngram", "early_exit", "draft_model")
-#: The same, and trees that models draft.
-SHAPES = (*DRAFTERS, "early_exit tree", "draft_model tree")
+#: The same, and trees that models draft; chains and trees of an EAGLE-3 head.
+SHAPES = (*DRAFTERS, "early_exit tree", "draft_model tree", "eagle3", "eagle3 tree")
 TREE = Tree(((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)))
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {},
@@ -73,9 +73,9 @@ COMBINATIONS = [
     ("int8 draft", "draft_model", 3),
     *itertools.product(("draft window", "quantized draft window"), ("draft_model",), (1, 3)),
     *itertools.product(("fp8 cache", "int8 cache", "int4 cache"), SHAPES[2:], (3,)),
-    *itertools.product(("float32", "bfloat16", "int8"), ("eagle3",), (1, 3)),
     ("int4", "eagle3", 3),
-    *itertools.product(("float16, other caches", "int4 cache"), ("eagle3",), (3,)),
+    ("int4", "eagle3 tree", 3),
+    *itertools.product(("float16, other caches",), ("eagle3", "eagle3 tree"), (3,)),
 ]
 #: Periodic, so that prompt lookup proposes as much as it may; longer than a prefill chunk.
 PROMPT = [3, 1, 4] * 6
@@ -125,10 +125,11 @@ def no_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def eagle_heads() -> Path:
+def eagle_heads(vocab_size: int) -> Path:
     """A head for a target of two layers."""
-    folder = checkpoint("llama", seed=5, num_hidden_layers=2).with_name("eagle-heads-of-two-layers")
-    return eagle_folder(folder, config=eagle_config(eagle_aux_hidden_state_layer_ids=[0, 1, 2]))
+    folder = checkpoint("llama", seed=5, num_hidden_layers=2).with_name(f"eagle-heads-of-two-layers-{vocab_size}")
+    config = eagle_config(eagle_aux_hidden_state_layer_ids=[0, 1, 2], vocab_size=vocab_size)
+    return eagle_folder(folder, config=config)
 
 
 def make_plan(drafter: str, precision: str, batch_size: int, vocab_size: int = 131) -> Plan:
@@ -139,7 +140,7 @@ def make_plan(drafter: str, precision: str, batch_size: int, vocab_size: int = 1
     if drafter == "draft_model":
         options["draft"] = perturbed(folder, 0.03)
     if drafter == "eagle3":
-        options["heads"] = eagle_heads()
+        options["heads"] = eagle_heads(vocab_size)
     plan = plan_for(
         folder,
         drafter=drafter,
@@ -276,7 +277,8 @@ def test_loading_leaves_one_block_of_the_planned_size(precision: str, drafter: s
 @pytest.mark.parametrize("drafter", SHAPES)
 def test_everything_that_runs_lies_in_the_block(drafter: str) -> None:
     layout = Engine(make_plan(drafter, "float32", 2)).own.layout
-    kept = [layout.target, layout.draft, layout.draft_probs, layout.branches, layout.tree]
+    kept: list[Any] = [layout.target, layout.draft, layout.draft_probs, layout.branches, layout.tree]
+    kept += [layout.eagle3, layout.eagle3_chain]
     assert layout.arena.block is not None
     home = layout.arena.block.untyped_storage().data_ptr()
     tensors = list(tensors_of([*kept, *layout.workspaces.values()]))
@@ -320,7 +322,7 @@ def random_plans(draw: st.DrawFn) -> Plan:
     if drafter == "medusa":
         shape = draw(trees())
         heads = MedusaHeads(shape.depth, draw(st.integers(1, 2)), draw(st.booleans()), shape.topk)
-    elif drafter in MODEL_DRAFTERS and draw(st.booleans()):
+    elif drafter in (*MODEL_DRAFTERS, "eagle3") and draw(st.booleans()):
         shape = draw(trees())
     seen = draft_contexts(None if draft is None or isinstance(shape, Tree) else draft.arch, context)
     speculation = Speculation(

@@ -151,7 +151,7 @@ def test_steps_are_those_of_autograd_and_adamw() -> None:
                 x = x + torch.nn.functional.silu(x @ weight.T + bias)
             expected.append(torch.nn.functional.cross_entropy(x @ head.T, labels[index], ignore_index=-1))
         torch.stack(expected).sum().backward()
-        optimizer.param_groups[0]["lr"] = trainer._rate()
+        optimizer.param_groups[0]["lr"] = trainer.optimizer.rate()
         optimizer.step()
         optimizer.zero_grad()
         assert losses == pytest.approx([loss.item() for loss in expected], rel=1e-5)
@@ -218,7 +218,8 @@ def test_replayed_steps_are_those_of_the_runtime(target: Path, tmp_path_factory:
     head = output_head(made.target, torch.device("cpu"))
     trainer = HeadTrainer(head, made.options, 1, 16)
     saved = load_file(made.folder / "medusa_lm_head.safetensors")
-    trainer.restore({**trainer.state(), **{f"head.{name}": tensor for name, tensor in saved.items()}}, 1)
+    learned = {f"head.{name}": tensor for name, tensor in saved.items()}
+    trainer.optimizer.restore(trainer.optimizer.state() | learned, 1)
     found = traces(trainer, head, [shard], 16)
     engine = Engine(head_plan(target, made.folder, tree))
     engine.assembly.eos_token_ids = (1,)

@@ -80,7 +80,7 @@ def arena_plans(draw: st.DrawFn) -> Plan:
         shape = draw(trees())
         assume(not arch.windowed_layers(workload.context + shape.num_verify_tokens))
         heads = MedusaHeads(shape.depth, draw(st.integers(1, 2)), False, shape.topk)
-    if drafter in MODEL_DRAFTERS and draw(st.booleans()):
+    if drafter in (*MODEL_DRAFTERS, "eagle3") and draw(st.booleans()):
         shape = draw(trees())
         slots = workload.context + shape.num_verify_tokens
         assume(not any(model.windowed_layers(slots) for model in (arch, draft) if model is not None))

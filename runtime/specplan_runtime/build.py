@@ -11,7 +11,7 @@ import torch
 
 from specplan.errors import UnsupportedError
 from specplan.plan import Eagle3Input, HeadsInput, Plan
-from specplan.speculation import Speculation, Tree
+from specplan.speculation import Chain, Speculation, Tree
 from specplan_runtime import budget
 from specplan_runtime.arena import Arena
 from specplan_runtime.assembly import Assembly, check_ledger, models_of
@@ -32,6 +32,7 @@ from specplan_runtime.drafters.autoregressive import AutoregressiveDrafter
 from specplan_runtime.drafters.base import Drafter, NoDrafter
 from specplan_runtime.drafters.branching import BranchingDrafter
 from specplan_runtime.drafters.eagle3 import Eagle3Drafter
+from specplan_runtime.drafters.eagle3_branching import Eagle3BranchingDrafter
 from specplan_runtime.drafters.medusa import MedusaDrafter
 from specplan_runtime.drafters.model import DraftModel
 from specplan_runtime.drafters.ngram import NgramDrafter
@@ -119,7 +120,7 @@ def assemble_own(
         decoders=decoders,
         draft=draft,
         run_heads=run_heads,
-        drafter=NoDrafter() if follows else make_drafter(plan, layout, draft, lead_heads),
+        drafter=NoDrafter() if follows else make_drafter(plan, layout, decoders[0], draft, lead_heads),
         workspaces=layout.workspaces,
         prefill_chunk=layout.workspaces["prefill_target"].shape.num_rows,
         topology=topology_of(plan.speculation.shape, layout.tree),
@@ -186,8 +187,8 @@ def warm_up(
     for phase, work in layout.workspaces.items():
         shape = work.shape
         if layout.eagle3 is not None and shape.joins:
-            for _ in run_head(layout, work):
-                pass
+            for _, logits in run_head(layout, decoders[0], work, speculation.shape):
+                del logits
             continue
         drafts = phase in ("prefill_draft", "draft")
         early_exit = phase == "draft" and layout.draft is None
@@ -204,31 +205,38 @@ def warm_up(
     run_heads()
 
 
-def run_head(layout: Layout, work: Workspace, start: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+def run_head(
+    layout: Layout, target: Decoder, work: Workspace, proposed: Chain | Tree, start: int = 0
+) -> Iterator[tuple[int, torch.Tensor]]:
     """A pass of an EAGLE-3 head at its full shape, from position ``start`` on; gives its logits in tiles."""
     assert layout.eagle3 is not None
-    head, shape = Eagle3Pass(layout.eagle3, layout.target), work.shape
+    head, shape = Eagle3Pass(layout.eagle3, target), work.shape
     n, batch = shape.num_rows // shape.batch_size, shape.batch_size
     span = Span([[0] * n] * batch, [start] * batch, 0 if shape.phase.startswith("prefill") else None)
     place = layout.eagle3.tap.places["prefill_target" if span.row is not None else "verify"]
     head.forward(work, span, place[: shape.num_rows].view(batch, n, -1))
-    return head.logits(work, None, batch)
+    return head.logits(work, None, num_logits(shape.phase, shape, proposed))
 
 
 def _learn_layouts(counted: Layout) -> None:
     """Learn how matrices are packed before the arena is there: it takes the memory of the largest for a moment."""
-    for model in (counted.target, counted.draft):
-        if model is not None and model.precision.packed:
-            for shape in {tuple(tensor.shape) for tensor in model.weight_tensors() if tensor.dim() == 2}:
-                layout_of(*shape)
+    head, models = counted.eagle3, (counted.target, counted.draft)
+    packed = [model.weight_tensors() for model in models if model is not None and model.precision.packed]
+    if head is not None and head.parameters.precision.packed:
+        packed.append(head.weight_tensors())
+    for shape in {tuple(tensor.shape) for tensors in packed for tensor in tensors if tensor.dim() == 2}:
+        layout_of(*shape)
 
 
-def make_drafter(plan: Plan, layout: Layout, draft: Forward[Workspace], run_heads: Callable[[], None]) -> Drafter:
+def make_drafter(
+    plan: Plan, layout: Layout, target: Decoder, draft: Forward[Workspace], run_heads: Callable[[], None]
+) -> Drafter:
     """The drafter of a plan over loaded models.
 
     Args:
         plan: with what it drafts.
         layout: of this process.
+        target: whose embedding an EAGLE-3 head may share.
         draft: the draft model, or for early exit the target.
         run_heads: runs Medusa heads.
     """
@@ -240,8 +248,7 @@ def make_drafter(plan: Plan, layout: Layout, draft: Forward[Workspace], run_head
     if layout.medusa is not None:
         return MedusaDrafter(layout.medusa, run_heads, speculation.shape)
     if layout.eagle3 is not None:
-        head = Eagle3Pass(layout.eagle3, layout.target)
-        return Eagle3Drafter(head, works["draft"], works["prefill_draft"])
+        return _head_drafter(plan, layout, Eagle3Pass(layout.eagle3, target))
     early = speculation.drafter == "early_exit"
     step, prompt = ("draft", "prefill_draft") if "draft" in works else ("verify", "prefill_target")  # it is away
     model = DraftModel(
@@ -256,3 +263,14 @@ def make_drafter(plan: Plan, layout: Layout, draft: Forward[Workspace], run_head
         return BranchingDrafter(model, speculation.shape, layout.branches)
     assert layout.draft_probs is not None
     return AutoregressiveDrafter(model, layout.draft_probs)
+
+
+def _head_drafter(plan: Plan, layout: Layout, head: Eagle3Pass) -> Drafter:
+    """The drafter over an EAGLE-3 head: of a chain, or of a tree."""
+    work, prefill_work = layout.workspaces["draft"], layout.workspaces["prefill_draft"]
+    shape = plan.speculation.shape
+    if isinstance(shape, Tree):
+        assert layout.branches is not None
+        return Eagle3BranchingDrafter(head, work, prefill_work, plan.workload.batch_size, shape, layout.branches)
+    assert layout.eagle3_chain is not None
+    return Eagle3Drafter(head, work, prefill_work, layout.eagle3_chain)

@@ -14,6 +14,7 @@ from specplan_runtime.attention import Attention
 from specplan_runtime.distributed.links import Alone, Links
 from specplan_runtime.embedding import embed
 from specplan_runtime.features import Tap
+from specplan_runtime.kernel_outputs import KernelOutputs
 from specplan_runtime.mlp import dense, mixture
 from specplan_runtime.norms import apply_norm
 from specplan_runtime.parameters import Layer, Norm, Parameters
@@ -27,9 +28,12 @@ class Decoder:
     Args:
         parameters: weights, cache, constants.
         links: to the other ranks, where this one has a share of the model.
+        outputs: where what kernels allocate is counted, with that of another decoder; apart when None.
     """
 
-    def __init__(self, parameters: Parameters, links: Links | None = None) -> None:
+    def __init__(
+        self, parameters: Parameters, links: Links | None = None, outputs: KernelOutputs | None = None
+    ) -> None:
         self.parameters = parameters
         self._links: Links = links or Alone()
         self.vocab_size = self._links.vocab_size or parameters.arch.vocab_size
@@ -41,14 +45,18 @@ class Decoder:
         self._min_rows = parameters.precision.least_rows
         # the published models multiply by this number in their own precision
         self._embedding_multiplier = float(torch.tensor(self.arch.embedding_multiplier, dtype=compute))
-        #: The most that kernels held outside the arena at one time, for the measured ledger.
-        self.largest_output_bytes = 0
+        self.outputs = outputs or KernelOutputs()
         #: Takes hidden states of some layers along, for a drafter that reads them.
         self.tap: Tap | None = None
 
     def working_ahead(self, work: Workspace) -> AbstractContextManager[None]:
         """For passes that follow one another: the next stage takes what one leaves while the next one runs."""
         return self._links.sending_from(work.in_flight)
+
+    @property
+    def largest_output_bytes(self) -> int:
+        """The most that kernels held outside the arena at one time, for the measured ledger."""
+        return self.outputs.largest_bytes
 
     @property
     def has_head(self) -> bool:
@@ -123,7 +131,7 @@ class Decoder:
         while start < num_rows:
             first = max(0, min(start, fed - tile))
             logits = self.parameters.head(normed[first : first + tile], work.logits)
-            self._note_outputs(logits)
+            self.note_outputs(logits)
             if softcap is not None:
                 logits.div_(softcap).tanh_().mul_(softcap)
             yield start, logits[start - first : num_rows - first]
@@ -181,7 +189,7 @@ class Decoder:
         """Attention and MLP, with norms where the family has them."""
         hidden = work.hidden[:fed]
         heads, qkv = self._attention(work, span, layer, self._normalized(work, hidden, layer.attention_in))
-        self._note_outputs(qkv)
+        self.note_outputs(qkv)
         del qkv
         mixed = layer.output(heads, work.projected)
         self._links.add_up(mixed)
@@ -197,12 +205,12 @@ class Decoder:
     def _mlp(self, work: Workspace, span: Span, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         if layer.experts is None:
             down, both = dense(work, layer, self.parameters, x)
-            self._note_outputs(both, down)
+            self.note_outputs(both, down)
             self._links.add_up(down)
             return down
         held = mixture(work, layer.experts, self.parameters, x, span.num_rows)
         if self.parameters.precision.allocates:
-            self.largest_output_bytes = max(self.largest_output_bytes, held)
+            self.outputs.note_bytes(held)
         assert work.projected is not None
         mixed = work.projected[: x.numel()].view(x.shape)
         self._links.add_up(mixed)
@@ -215,8 +223,7 @@ class Decoder:
         place = work.normed[: x.numel()].view(x.shape)
         return apply_norm(x, norm, self.arch.rms_norm_eps, place, work)
 
-    def _note_outputs(self, *alive: torch.Tensor) -> None:
+    def note_outputs(self, *alive: torch.Tensor) -> None:
         """Count what kernels have allocated and not yet freed; others write into the arena."""
         if self.parameters.precision.allocates:
-            alive_bytes = sum(tensor.nbytes for tensor in alive)
-            self.largest_output_bytes = max(self.largest_output_bytes, alive_bytes)
+            self.outputs.note(*alive)

@@ -18,10 +18,9 @@ from specplan_runtime.attention import Attention
 from specplan_runtime.decoder import Decoder
 from specplan_runtime.embedding import embed
 from specplan_runtime.features import FeatureTap
-from specplan_runtime.linear import FloatLinear
 from specplan_runtime.mlp import dense
 from specplan_runtime.norms import apply_norm
-from specplan_runtime.parameters import Norm, Parameters, Slots, place_joining_layer, tensors_in
+from specplan_runtime.parameters import Norm, Parameters, Slots, place_fusion, place_joining_layer, tensors_in
 from specplan_runtime.precision import Precision
 from specplan_runtime.span import Span
 from specplan_runtime.workspace import Workspace
@@ -39,8 +38,6 @@ class Eagle3:
         tap: the fusion, and where fused features are put.
         token_map: int64 [V_d], the target's id of each token.
         pending: [max(B·(γ + 1), least rows), h], fused features of the last verify pass.
-        probs: float32 [B, γ, V_d], what proposals were drawn from.
-        scattered: float32 [V], one of these distributions over the target's tokens.
     """
 
     parameters: Parameters
@@ -51,8 +48,6 @@ class Eagle3:
     tap: FeatureTap
     token_map: torch.Tensor
     pending: torch.Tensor
-    probs: torch.Tensor
-    scattered: torch.Tensor
 
     def weight_tensors(self) -> Iterator[torch.Tensor]:
         """The weights of the head itself, without an embedding that is the target's."""
@@ -63,12 +58,25 @@ class Eagle3:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainBuffers:
+    """What drafting a chain with a head keeps in the arena.
+
+    Attributes:
+        probs: float32 [B, γ, V_d], what proposals were drawn from.
+        scattered: float32 [V], one of these distributions over the target's tokens.
+    """
+
+    probs: torch.Tensor
+    scattered: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Eagle3Sizes:
     """What the sizes of a head's tensors depend on besides the head.
 
     Attributes:
         batch_size: B.
-        gamma: γ.
+        num_verify_tokens: rows per sequence of a verify pass.
         chunk: rows of a prefill pass.
         slots: of its cache.
         vocab_size: of the whole target.
@@ -76,7 +84,7 @@ class Eagle3Sizes:
     """
 
     batch_size: int
-    gamma: int
+    num_verify_tokens: int
     chunk: int
     slots: Slots
     vocab_size: int
@@ -96,11 +104,11 @@ def place_eagle3(
     def features(rows: int) -> torch.Tensor:
         return arena.take("drafter.features", (max(rows, least), h), compute)
 
-    fusion = [FloatLinear(weights(h, h)) for _ in spec.feature_layers]
+    fusion = place_fusion(arena, precision, h, len(spec.feature_layers))
     embedding = weights(vocab, h) if sizes.owns_embedding else target.embedding
     layer = head_layer(spec, target.arch)
     parameters = place_joining_layer(arena, layer, precision, batch, sizes.slots, embedding)
-    chunk, pending = features(sizes.chunk), features(batch * (sizes.gamma + 1))
+    chunk, pending = features(sizes.chunk), features(batch * sizes.num_verify_tokens)
     return Eagle3(
         parameters=parameters,
         owns_embedding=sizes.owns_embedding,
@@ -110,8 +118,14 @@ def place_eagle3(
         tap=FeatureTap(spec.feature_layers, fusion, {"prefill_target": chunk, "verify": pending}),
         token_map=weights(spec.draft_vocab_size, dtype=torch.int64),
         pending=pending,
-        probs=arena.take("draft_probs", (batch, sizes.gamma, spec.draft_vocab_size), torch.float32),
-        scattered=arena.take("drafter.scattered", (vocab,), torch.float32),
+    )
+
+
+def place_chain(arena: Arena, spec: Eagle3Head, batch_size: int, gamma: int, vocab_size: int) -> ChainBuffers:
+    """Place what drafting γ tokens one after the other keeps; ``vocab_size`` is the target's."""
+    return ChainBuffers(
+        probs=arena.take("draft_probs", (batch_size, gamma, spec.draft_vocab_size), torch.float32),
+        scattered=arena.take("drafter.scattered", (vocab_size,), torch.float32),
     )
 
 
@@ -120,15 +134,15 @@ class Eagle3Pass:
 
     Args:
         head: weights, cache.
-        target: whose embedding the head may share.
+        target: whose embedding the head may share; what the head's kernels allocate is counted with its own.
     """
 
-    def __init__(self, head: Eagle3, target: Parameters) -> None:
+    def __init__(self, head: Eagle3, target: Decoder) -> None:
         self.head = head
         self.arch: ModelArch = head.parameters.arch
-        self._embedding = head.parameters if head.owns_embedding else target
+        self._embedding = head.parameters if head.owns_embedding else target.parameters
         self._attention = Attention(head.parameters)
-        self._decoder = Decoder(head.parameters)
+        self._decoder = Decoder(head.parameters, outputs=target.outputs)
         self._least_rows = head.parameters.precision.least_rows
 
     def forward(self, work: Workspace, span: Span, features: torch.Tensor) -> None:
@@ -166,10 +180,14 @@ class Eagle3Pass:
         hidden = work.hidden[:fed]
         assert work.joined is not None
         assert layer.mlp_in is not None
-        heads, _ = self._attention(work, span, layer, work.joined[:fed])
+        heads, qkv = self._attention(work, span, layer, work.joined[:fed])
+        self._decoder.note_outputs(qkv)
+        del qkv
         hidden.add_(layer.output(heads, work.projected))
         x = self._normalize(work, hidden, layer.mlp_in, work.normed[: hidden.numel()].view(hidden.shape))
-        hidden.add_(dense(work, layer, self.head.parameters, x)[0])
+        down, both = dense(work, layer, self.head.parameters, x)
+        self._decoder.note_outputs(both, down)
+        hidden.add_(down)
 
     def _normalize(self, work: Workspace, x: torch.Tensor, norm: Norm, out: torch.Tensor) -> torch.Tensor:
         return apply_norm(x, norm, self.arch.rms_norm_eps, out, work)

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import torch
 
-from specplan_runtime.linear import FloatLinear
+from specplan_runtime.linear import PackedLinear
+from specplan_runtime.parameters import AnyLinear
 
 
 class Tap(Protocol):
@@ -33,21 +34,14 @@ class FeatureTap:
     """
 
     layers: tuple[int, ...]
-    fusion: list[FloatLinear]
+    fusion: list[AnyLinear]
     places: dict[str, torch.Tensor]
 
     def begin(self, phase: str, hidden: torch.Tensor, spare: torch.Tensor) -> None:
         """All layers are here."""
 
     def take(self, phase: str, index: int, hidden: torch.Tensor, spare: torch.Tensor) -> None:
-        """See the residual stream at the entry of layer ``index``.
-
-        Args:
-            phase: of the pass.
-            index: of the layer; the number of layers after the last one.
-            hidden: [fed, h].
-            spare: flat, at least fed·h; overwritten.
-        """
+        """Add the layer's part of the fused features where they are kept."""
         place = self.places.get(phase)
         if place is None or index not in self.layers:
             return
@@ -55,5 +49,5 @@ class FeatureTap:
         if index == min(self.layers):
             rows.zero_()
         for layer, part in zip(self.layers, self.fusion, strict=True):
-            if layer == index:
-                rows.add_(part(hidden, spare))
+            if layer == index:  # a packed product is never the largest of the pass's kernel outputs
+                rows.add_(part(hidden, None if isinstance(part, PackedLinear) else spare))

@@ -36,12 +36,14 @@ class Forward(Protocol[_Work_contra]):
     Attributes:
         arch: the model, or this rank's share of it.
         vocab_size: of the whole model.
-        largest_output_bytes: the most that kernels held outside the plan's places at one time.
     """
 
     arch: ModelArch
     vocab_size: int
-    largest_output_bytes: int
+
+    @property
+    def largest_output_bytes(self) -> int:
+        """The most that kernels held outside the plan's places at one time."""
 
     def forward(self, work: _Work_contra, span: Span, num_layers: int | None = None) -> None:
         """Run the layers over ``span``; K and V go to the cache, all layers when ``num_layers`` is None."""

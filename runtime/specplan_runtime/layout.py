@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from specplan.draft_passes import draft_passes
+from specplan.draft_passes import DraftPasses, draft_passes
 from specplan.heads import Eagle3Head, MedusaHeads
 from specplan.parallelism import Rank
 from specplan.plan import Plan
-from specplan.speculation import MODEL_DRAFTERS, Chain, Tree
+from specplan.speculation import MODEL_DRAFTERS, Chain, Speculation, Tree
 from specplan_runtime.arena import Arena
-from specplan_runtime.drafters.branching import BranchBuffers
-from specplan_runtime.eagle import Eagle3, Eagle3Sizes, place_eagle3
+from specplan_runtime.drafters.branches import BranchBuffers
+from specplan_runtime.eagle import ChainBuffers, Eagle3, Eagle3Sizes, place_chain, place_eagle3
 from specplan_runtime.heads import Medusa, MedusaWorkspace, place_medusa, place_medusa_workspace
 from specplan_runtime.parameters import Parameters, Slots, place_parameters, slots_of
 from specplan_runtime.precision import Precision, draft_precision, head_precision, target_precision
@@ -30,10 +30,11 @@ class Layout:
         target: the verified model.
         draft: the proposing model, None without one.
         draft_probs: float32 [B, γ, V], None when no model drafts a chain.
-        branches: what drafting a tree with a model keeps, None otherwise.
+        branches: what drafting a tree depth by depth keeps, None otherwise.
         medusa: heads, None without.
         medusa_work: their buffers in the draft phase.
-        eagle3: a head that drafts token by token, None without.
+        eagle3: a head that feeds itself what it drafts, None without.
+        eagle3_chain: what it keeps of a chain, None otherwise.
         tree: bool [n, n], place of the tree's mask, None on chains.
         workspaces: by phase; they share one region.
     """
@@ -46,6 +47,7 @@ class Layout:
     medusa: Medusa | None
     medusa_work: MedusaWorkspace | None
     eagle3: Eagle3 | None
+    eagle3_chain: ChainBuffers | None
     tree: torch.Tensor | None
     workspaces: dict[str, Workspace]
 
@@ -87,11 +89,16 @@ def place(plan: Plan, arena: Arena) -> Layout:
         if rank is not None and rank.draft_is_whole:
             target_arch = plan.inputs.target.arch
         medusa = place_medusa(arena, target_arch, heads, compute, batch, target.head)
-    eagle3 = None
+    eagle3 = eagle3_chain = None
     if isinstance(heads, Eagle3Head) and has_drafter:
         vocab, owns = plan.inputs.target.arch.vocab_size, heads.own_embedding or rank is not None
-        sizes = Eagle3Sizes(batch, gamma, _chunk(plan), _head_slots(plan), vocab, owns)
+        rows = speculation.shape.num_verify_tokens
+        sizes = Eagle3Sizes(batch, rows, _chunk(plan), _head_slots(plan), vocab, owns)
         eagle3 = place_eagle3(arena, target, heads, head_precision(plan), sizes)
+        if isinstance(speculation.shape, Tree):
+            branches = _place_branches(arena, speculation.shape, batch)
+        else:
+            eagle3_chain = place_chain(arena, heads, batch, gamma, vocab)
     workspaces = {}
     with arena.overlapping() as phases:
         for shape in pass_shapes(plan):
@@ -104,7 +111,9 @@ def place(plan: Plan, arena: Arena) -> Layout:
             with phases.alternative():
                 tile = max(2, min(speculation.logits_rows, batch))
                 medusa_work = place_medusa_workspace(arena, target_arch, compute, batch, tile, draft_rank)
-    return Layout(arena, target, draft, draft_probs, branches, medusa, medusa_work, eagle3, tree, workspaces)
+    return Layout(
+        arena, target, draft, draft_probs, branches, medusa, medusa_work, eagle3, eagle3_chain, tree, workspaces
+    )
 
 
 def pass_shapes(plan: Plan) -> list[PassShape]:
@@ -123,12 +132,14 @@ def pass_shapes(plan: Plan) -> list[PassShape]:
     if scenario.draft is not None or speculation.drafter == "early_exit":
         early = speculation.drafter == "early_exit"
         draft, own = (target, precision) if early else (draft_slots(plan), draft_precision(plan))
-        widest = int(draft_passes(speculation.shape, speculation.num_draft_nodes).widest)
+        widest = int(_draft_passes(speculation).widest)
         shapes.append(PassShape("draft", batch * max(2, widest), batch, draft, tile(batch * widest, own)))
     if speculation.drafter == "eagle3" and (rank is None or rank.has_drafter):
-        slots, own, rows = _head_slots(plan), head_precision(plan), batch * speculation.shape.num_verify_tokens
+        slots, own, passes = _head_slots(plan), head_precision(plan), _draft_passes(speculation)
+        # what was accepted is taken in again, with the target's own features: a whole path at most
+        rows, drawn = batch * max(int(passes.widest), int(passes.depth) + 1), batch * int(passes.widest)
         shapes.append(PassShape("prefill_draft", chunk, 1, slots, tile(1, own), joins=True))
-        shapes.append(PassShape("draft", rows, batch, slots, tile(batch, own), joins=True))
+        shapes.append(PassShape("draft", rows, batch, slots, tile(drawn, own), joins=True))
     sequences = -(-batch // parts)
     rows, flies = sequences * speculation.shape.num_verify_tokens, staged and sequences < batch
     return [*shapes, PassShape("verify", rows, sequences, target, tile(rows, precision), in_flight=flies)]
@@ -171,14 +182,17 @@ def draft_slots(plan: Plan) -> Slots:
     """KV slots per sequence of the draft: drafted tokens that nothing was drafted after are never fed to it."""
     draft = plan.scenario.draft
     assert draft is not None
-    passes = draft_passes(plan.speculation.shape, plan.speculation.num_draft_nodes)
-    tokens = plan.workload.context + int(passes.num_rows)
+    tokens = plan.workload.context + int(_draft_passes(plan.speculation).num_rows)
     return slots_of(draft, tokens, _most_rows(plan))
 
 
 def _head_slots(plan: Plan) -> Slots:
-    """KV slots per sequence of an EAGLE-3 head: the last drafted token is never fed to it."""
-    return Slots(plan.workload.context + plan.speculation.num_draft_nodes, 0)
+    """KV slots per sequence of an EAGLE-3 head: drafted tokens that nothing was drafted after are never fed to it."""
+    return Slots(plan.workload.context + int(_draft_passes(plan.speculation).num_rows), 0)
+
+
+def _draft_passes(speculation: Speculation) -> DraftPasses:
+    return draft_passes(speculation.shape, speculation.num_draft_nodes)
 
 
 def _chunk(plan: Plan) -> int:

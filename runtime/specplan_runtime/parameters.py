@@ -347,6 +347,12 @@ def place_joining_layer(
     )
 
 
+def place_fusion(arena: Arena, precision: Precision, hidden_size: int, num_features: int) -> list[AnyLinear]:
+    """Place a drafter's matrices [h, h], one for each feature that it fuses."""
+    place = _Placer(arena, "drafter", precision)
+    return [place.linear(hidden_size, hidden_size, bias=False) for _ in range(num_features)]
+
+
 def _place_layer(place: _Placer, arch: ModelArch, index: int, windowed: bool, cache_index: int) -> Layer:
     h, d, placement = arch.hidden_size, arch.head_dim, arch.norm_placement
     width, kv_width = arch.num_attention_heads * d, arch.num_key_value_heads * d

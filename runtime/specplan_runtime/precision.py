@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,8 +69,8 @@ def draft_precision(plan: Plan) -> Precision:
 
 
 def head_precision(plan: Plan) -> Precision:
-    """Of a drafter's layer that rides on the target: plain floats, however the target's matrices are held."""
-    return dataclasses.replace(target_precision(plan), quantized=None, allocates=False, contiguous=False)
+    """Of a drafter's layer that rides on the target: floats, however the target's matrices are held."""
+    return _precision(plan, weight_format(plan.workload.dtype).compute_dtype, plan.workload.kv_dtype)
 
 
 def _precision(plan: Plan, dtype: str, kv_dtype: str) -> Precision:

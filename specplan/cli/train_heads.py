@@ -14,25 +14,46 @@ from specplan.errors import EnvironmentProblem, InputError
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
+#: By kind: positions of one optimizer step, and the learning rate. An EAGLE-3 head learns more from each position, and
+#: with a quarter of the positions in four times the steps it reached more (docs/heads.md).
+_STEPS = {"medusa": (256, 2e-3), "eagle3": (64, 1e-3)}
+#: Options that are not called as what they set.
+_OPTIONS = {"num_tokens": "tokens", "num_epochs": "epochs", "draft_vocab_size": "draft-vocab"}
 
 
 @click.command("train-heads", context_settings={"show_default": True})
 @click.option("--model", required=True, metavar="M", help="Target: a folder or a .gguf file.")
 @click.option("-o", "--output", type=_FOLDER, required=True, metavar="DIR", help="Folder of the heads.")
-@click.option("--num-heads", type=int, default=3, metavar="K", help="Heads: tokens ahead of the next one.")
-@click.option("--num-layers", type=int, default=2, metavar="L", help="Residual blocks of a head.")
+@click.option("--kind", type=click.Choice(["medusa", "eagle3"]), default="medusa", help="Whose heads.")
+@click.option(
+    "--num-heads",
+    type=int,
+    default=3,
+    metavar="K",
+    help="Medusa heads: tokens ahead of the next one. Of an EAGLE-3 head: tokens in a row that it learns to draft.",
+)
+@click.option("--num-layers", type=int, default=2, metavar="L", help="Residual blocks of a Medusa head.")
+@click.option(
+    "--draft-vocab",
+    "draft_vocab_size",
+    type=int,
+    default=8192,
+    metavar="N",
+    help="Tokens that an EAGLE-3 head proposes.",
+)
 @click.option("--tokens", "num_tokens", type=int, default=100_000, metavar="N", help="Of text that is generated.")
 @click.option("--new-tokens", type=int, default=192, metavar="N", help="Of one answer, at most.")
 @click.option("--prompts", type=_FILE, help="JSONL of prompts to answer. [default: the target asks itself]")
 @click.option("--temperature", type=float, default=0.0, help="Of the answers; 0 takes the most probable token.")
 @click.option("--epochs", "num_epochs", type=int, default=3, metavar="N", help="Passes over the text.")
-@click.option("--learning-rate", type=float, default=2e-3, metavar="R", help="At the start, of AdamW.")
+@click.option("--learning-rate", type=float, metavar="R", help="At the start, of AdamW. [default: 2e-3; eagle3: 1e-3]")
 @click.option(
     "--loss-tokens",
     type=int,
     default=8192,
     metavar="N",
-    help="Entries of the vocabulary that the loss compares: those that occur, and others drawn at random. 0: all.",
+    help="Entries of the vocabulary that the loss of Medusa heads compares: those that occur, and others drawn at "
+    "random. 0: all.",
 )
 @click.option("--dtype", default="auto", help="Weights of the target while it generates, as for analyze.")
 @click.option("--budget", type=BYTE_SIZE, metavar="SIZE", help="Bytes the process may use. [default: the memory]")
@@ -40,14 +61,21 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--resume", is_flag=True, help="Go on with the training in DIR.")
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
 def train_heads(output: Path, output_format: str, resume: bool, **options: Any) -> None:
-    """Train Medusa heads for a target, on text that it generates.
+    """Train Medusa heads or an EAGLE-3 head for a target, on text that it generates.
 
-    The heads share the target's output head, so they are small. What they reach is measured on answers that were held
-    out, and kept beside them: analyze --heads DIR finds it. An interrupted training goes on with --resume.
+    Medusa heads share the target's output head, so they are small; an EAGLE-3 head has one layer, and proposes the most
+    frequent tokens. What they reach is measured on answers that were held out, and kept beside them: analyze
+    --heads DIR finds it. An interrupted training goes on with --resume.
     """
-    for name in ("num_heads", "num_layers", "num_tokens", "new_tokens", "num_epochs"):
+    _check_kind(options["kind"])
+    batch_tokens, usual_rate = _STEPS[options["kind"]]
+    options |= {
+        "batch_tokens": batch_tokens,
+        "learning_rate": usual_rate if options["learning_rate"] is None else options["learning_rate"],
+    }
+    for name in ("num_heads", "num_layers", "num_tokens", "new_tokens", "num_epochs", "draft_vocab_size"):
         if not 1 <= options[name] <= 1 << 30:
-            option = {"num_tokens": "tokens", "num_epochs": "epochs"}.get(name, name.replace("_", "-"))
+            option = _OPTIONS.get(name, name.replace("_", "-"))
             raise InputError(f"--{option} {options[name]}: expected at least 1")
     if options["new_tokens"] <= options["num_heads"]:
         raise InputError(f"--new-tokens {options['new_tokens']}: expected more than there are heads")
@@ -71,6 +99,15 @@ def train_heads(output: Path, output_format: str, resume: bool, **options: Any) 
     else:
         click.echo(summary.to_text(trained), nl=False)
     click.echo(f"heads written to {output}; the text in {setting.work} may be deleted", err=True)
+
+
+def _check_kind(kind: str) -> None:
+    """Refuse options that mean nothing for these heads."""
+    context = click.get_current_context()
+    for name, own in (("num_layers", "medusa"), ("loss_tokens", "medusa"), ("draft_vocab_size", "eagle3")):
+        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if given and kind != own:
+            raise InputError(f"--{_OPTIONS.get(name, name.replace('_', '-'))} is of no use with --kind {kind}")
 
 
 class _Teller:

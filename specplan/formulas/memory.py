@@ -133,14 +133,21 @@ class MemoryModel:
 
     def _proposal_terms(self) -> Iterator[Term]:
         """What a model leaves of drafting: a chain's distributions; a tree's best tokens, which are certain."""
-        batch, passes = self.scenario.workload.batch_size, self._draft_passes
         if isinstance(self.scenario.speculation.shape, Tree):
-            yield term("draft_tree", "drafter", "resident", "draft_tree", {"n_t": passes.num_rows})
-            kept: dict[str, Value] = {"B": batch, "w_t": passes.widest, "k_t": passes.topk}
-            yield term("drafter.candidates", "drafter", "resident", "draft_candidates", kept)
+            yield from self._branch_terms()
             return
+        batch = self.scenario.workload.batch_size
         values = {"B": batch, "gamma": self.knobs.gamma, "V": self.scenario.drafted_vocab_size}
         yield term("draft_probs", "drafter", "resident", "draft_probs", values)
+
+    def _branch_terms(self) -> Iterator[Term]:
+        """What drafting a tree depth by depth keeps: the mask of what is fed, and the best tokens after it."""
+        passes = self._draft_passes
+        yield term("draft_tree", "drafter", "resident", "draft_tree", {"n_t": passes.num_rows})
+        kept: dict[str, Value] = {
+            "B": self.scenario.workload.batch_size, "w_t": passes.widest, "k_t": passes.topk,
+        }  # fmt: skip
+        yield term("drafter.candidates", "drafter", "resident", "draft_candidates", kept)
 
     def _model_terms(self, owner: Literal["target", "draft"]) -> Iterator[Term]:
         values = self._model_values(owner)
@@ -189,42 +196,43 @@ class MemoryModel:
         yield term("drafter.features", "drafter", "resident", "features", kept, "modelled")
 
     def _eagle3_terms(self, heads: Eagle3Head) -> Iterator[Term]:
-        """A layer with a cache of its own, what it reads of the target, and what its proposals were drawn from."""
+        """A layer with a cache of its own, what it reads of the target, and what is kept of its proposals."""
         own, gamma, rank = self._eagle3_values(heads), {"gamma": self.knobs.gamma}, self.scenario.rank
         whole = own | {"V": self.scenario.target.vocab_size if rank is None else rank.vocab_size}
-        items = (
+        items: tuple[tuple[str, str, dict[str, Value]], ...] = (
             ("drafter.weights", "eagle3_weights", whole),
             ("drafter.weight_padding", "eagle3_padding", whole),
             ("drafter.kv_cache", "kv_cache", own),
             ("drafter.kv_padding", "kv_padding", own),
             ("drafter.constants", "constants", own),
             ("drafter.features", "fused", own | gamma | {"T": self._chunk}),
-            ("draft_probs", "draft_probs", own | gamma),
-            ("drafter.scattered", "scattered", whole),
         )
+        branches = isinstance(self.scenario.speculation.shape, Tree)
+        if not branches:
+            items += (("draft_probs", "draft_probs", own | gamma), ("drafter.scattered", "scattered", whole))
         for name, formula_id, values in items:
             textbook = formula_id in ("eagle3_weights", "kv_cache")
             yield term(name, "drafter", "resident", formula_id, values, "exact" if textbook else self._head_source)
+        if branches:
+            yield from self._branch_terms()
 
     def _eagle3_values(self, heads: Eagle3Head) -> dict[str, Value]:
-        """The layer in plain floats; among ranks it has its own embedding: the target's is elsewhere or in parts."""
+        """The layer in floats, packed where a CPU computes in float32, however the target holds its weights; its cache
+        is in the target's format. Among ranks it has its own embedding: the target's is elsewhere or in parts.
+        """
         workload, target = self.scenario.workload, self.scenario.target
         layer = head_layer(heads, target)
         compute = weight_format(workload.dtype, target.stored).compute_dtype
         slots = slot_values(layer, self.draft_slots, self._written)
         cache = {"B": workload.batch_size, "C": workload.context} | slots
-        precision = precision_values(compute, workload.kv_dtype, on_cpu=self._on_cpu) | {"f_o": 0}
+        precision = precision_values(compute, workload.kv_dtype, on_cpu=self._on_cpu)
         alone = {} if self.scenario.rank is None else {"e_o": 1}
         return arch_values(layer) | precision | cache | head_values(heads) | alone
 
     @property
     def _head_source(self) -> Source:
-        """Exact for heads that the runtime runs: Medusa's, and EAGLE-3 layers that draft chains."""
-        speculation = self.scenario.speculation
-        runs = speculation.drafter == "medusa" or (
-            speculation.drafter == "eagle3" and isinstance(speculation.shape, Chain)
-        )
-        return "exact" if runs else "modelled"
+        """Exact for heads that the runtime runs: Medusa's, and EAGLE-3 layers."""
+        return "modelled" if self.scenario.speculation.drafter == "mtp" else "exact"
 
     def _head_values(self, heads: Heads) -> dict[str, Value]:
         """Of heads; whole ones propose from the whole vocabulary, wherever the target's is."""
@@ -328,10 +336,9 @@ class MemoryModel:
             yield "draft", target | self._head_values(heads) | {"R": self._tile(batch, {"m_r": 2})}
             return
         if isinstance(heads, Eagle3Head):
-            own = self._eagle3_values(heads)
-            # what was accepted is taken in again, with the target's own features: all rows of a verify pass at most
-            rows = self._verify_rows if isinstance(shape, Chain) else batch * max(_widest(shape), shape.depth + 1)
-            drawn = batch if isinstance(shape, Chain) else rows
+            own, passes = self._eagle3_values(heads), self._draft_passes
+            # what was accepted is taken in again, with the target's own features: a whole path at most
+            rows, drawn = batch * np.maximum(passes.widest, passes.depth + 1), batch * passes.widest
         else:
             layer = head_layer(heads, self.scenario.target)
             own = target | arch_values(layer) | slot_values(layer, self.target_slots, self._written)
@@ -345,7 +352,7 @@ class MemoryModel:
 
     def _logits_made(self, phase: Phase, values: dict[str, Value]) -> Value:
         """Rows that a head makes at one time whose kernel allocates them: no more than are wanted and must be fed."""
-        widest = self._draft_passes.widest if self._drafts_with_model else 1
+        widest = self._draft_passes.widest if phase == "draft" else 1
         wanted = values["T"] if phase == "verify" else values["b"] * widest
         if phase.startswith("prefill"):
             wanted = 1

@@ -19,7 +19,7 @@ from specplan.planner.ranks import binding_kind, spread_of
 from specplan.planner.space import Candidates, all_candidates
 from specplan.planner.timing import step_source
 from specplan.provenance import Figure, Source, weakest
-from specplan.speculation import HEAD_DRAFTERS, Chain
+from specplan.speculation import HEAD_DRAFTERS
 from specplan.speed.parallel import REFERENCE as SPREAD_REFERENCE
 
 
@@ -97,8 +97,7 @@ def _forward(choice: Choice, inputs: PlanInputs) -> Literal["specplan", "transfo
     if not own:
         return "transformers" if loads else "unsupported"
     has_heads = speculation.drafter not in HEAD_DRAFTERS or inputs.head_files is not None
-    drafts = speculation.drafter != "eagle3" or isinstance(speculation.shape, Chain)
-    runs = loads and has_heads and drafts and speculation.draft_device == "device"
+    runs = loads and has_heads and speculation.draft_device == "device"
     return "specplan" if runs else "unsupported"
 
 

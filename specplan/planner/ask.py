@@ -95,8 +95,8 @@ def ask(
         num_turns=tokens.num_turns,
     )
     head_files = None if heads is None else _head_files(heads, target, drafter, share_head, forward)
-    if draft_input is not None and drafter == AUTO and (tree is not None or num_draft_nodes is not None):
-        drafter = "draft_model"
+    if drafter == AUTO and (tree is not None or num_draft_nodes is not None):
+        drafter = _tree_drafter(draft_input, head_files)
     budget_bytes = _budget_bytes(budget, device)
     cards = cards_of(devices, budget) if len(devices) > 1 else ()
     has_heads = drafter == "medusa" or head_files is not None
@@ -232,6 +232,13 @@ def _drafters(
         given = [*(["draft_model"] if draft is not None else []), *([drafter_of(heads)] if heads is not None else [])]
         return tuple(name for name in DRAFTERS if name in own or name in given)
     return ("none", *(name for name in DRAFTERS if name == drafter and name != "none"))
+
+
+def _tree_drafter(draft: ModelInput | None, heads: HeadFiles | None) -> str:
+    """Who drafts a tree where nobody was named: the draft model, or the heads that were given."""
+    if draft is not None:
+        return "draft_model"
+    return AUTO if heads is None else drafter_of(heads)
 
 
 def _tree(reference: str | None, drafter: str, num_speculative_tokens: int | None) -> Tree | None:

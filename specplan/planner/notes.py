@@ -53,19 +53,17 @@ def notes(question: Question, variant: Variant | None = None) -> tuple[str, ...]
         found += _forward_notes(model, question.inputs)
         found += _weight_notes(role, model, weight_format(question.dtype_of(model), model.arch.stored), question)
     found += _card_notes(question)
-    found += _head_notes(question, variant)
+    found += _head_notes(question)
     return tuple(dict.fromkeys(found))
 
 
-def _head_notes(question: Question, variant: Variant | None) -> list[str]:
-    """Heads that the runtime does not load, or does not draft with as planned."""
+def _head_notes(question: Question) -> list[str]:
+    """Heads that the runtime does not load."""
     found = []
     if any(drafter in _LOADED_HEADS for drafter in question.drafters) and question.inputs.head_files is None:
         found.append("no heads to load without --heads: a plan for reading")
     if any(drafter in HEAD_DRAFTERS and drafter not in _LOADED_HEADS for drafter in question.drafters):
         found.append(f"the runtime loads heads of {' and '.join(_LOADED_HEADS)} only: a plan for reading")
-    if variant is not None and variant.drafter == "eagle3" and variant.tree is not None:
-        found.append("the runtime drafts chains with eagle3, not trees: a plan for reading")
     return found
 
 

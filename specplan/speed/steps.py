@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,7 +11,7 @@ from specplan.draft_passes import draft_widths
 from specplan.dtypes import float_bytes, weight_format
 from specplan.heads import MedusaHeads, head_layer
 from specplan.scenario import Scenario
-from specplan.speculation import Chain, Tree
+from specplan.speculation import Tree
 from specplan.speed.roofline import BANDWIDTH_EFFICIENCY, Pass, Times, pass_seconds
 from specplan.speed.timer import StepTimer, Timing, modelled
 
@@ -60,7 +62,7 @@ def draft_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: 
     if isinstance(scenario.heads, MedusaHeads):
         return np.where(gamma > 0, _medusa_seconds(scenario, scenario.heads), 0.0)
     if scenario.heads is not None:
-        return _depths(speculation.shape, gamma) * _head_seconds(scenario)
+        return _head_seconds(scenario, gamma, logits_rows)
     timer = timing.target if exits_early else timing.draft
     if timer is None:
         return np.zeros(len(gamma))
@@ -80,14 +82,28 @@ def draft_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: 
 def _branching_seconds(
     timer: StepTimer, tree: Tree, batch: int, context: int, layers: int | None, gamma: Ints, logits_rows: Ints
 ) -> Times:
-    """A pass per depth over the root, then over the nodes of that depth that have children."""
-    seconds: Times = np.zeros(len(gamma))
-    for width in draft_widths(tree)[gamma].T:
-        rows = batch * np.maximum(1, width)
-        each = timer.pass_seconds(Pass(
+    """All passes of a drafting model over a tree."""
+
+    def each(rows: Ints) -> Times:
+        return timer.pass_seconds(Pass(
             rows=rows, batch_size=batch, context=context, head_rows=rows, logits_rows=logits_rows, num_layers=layers,
         ))  # fmt: skip
-        seconds = seconds + np.where(width > 0, each, 0.0)
+
+    return _depths_seconds(tree, batch, gamma, each)
+
+
+def _depths_seconds(tree: Tree, batch: int, gamma: Ints, each: Callable[[Ints], Times]) -> Times:
+    """A pass per depth over the root, then over the nodes of that depth that have children.
+
+    Args:
+        tree: whose first γ nodes are drafted.
+        batch: sequences.
+        gamma: one entry per configuration.
+        each: seconds of passes over so many rows, all sequences together.
+    """
+    seconds: Times = np.zeros(len(gamma))
+    for width in draft_widths(tree)[gamma].T:
+        seconds = seconds + np.where(width > 0, each(batch * np.maximum(1, width)), 0.0)
     return seconds
 
 
@@ -100,23 +116,21 @@ def _medusa_seconds(scenario: Scenario, heads: MedusaHeads) -> float:
     return moved / (device.memory_bandwidth_bytes_per_s.value * BANDWIDTH_EFFICIENCY) + launches
 
 
-def _depths(shape: Chain | Tree, gamma: Ints) -> Ints:
-    """Draft passes of a layer: one for each depth of the first γ nodes."""
-    if isinstance(shape, Chain):
-        return gamma
-    depths: Ints = np.maximum.accumulate([0, *map(len, shape.nodes)])[gamma]
-    return depths
-
-
-def _head_seconds(scenario: Scenario) -> Times:
-    """One pass of a head's layer, for one depth of proposals."""
+def _head_seconds(scenario: Scenario, gamma: Ints, logits_rows: Ints) -> Times:
+    """All passes of a head's layer: one for each depth of proposals."""
     workload, target, heads = scenario.workload, scenario.target, scenario.heads
-    batch = workload.batch_size
+    batch, shape = workload.batch_size, scenario.speculation.shape
     assert heads is not None
     assert not isinstance(heads, MedusaHeads)
-    compute = weight_format(workload.dtype, target.stored).compute_dtype
-    each = Pass(rows=batch, batch_size=batch, context=workload.mean_context, head_rows=batch, logits_rows=batch)
-    return pass_seconds(head_layer(heads, target), scenario.device, compute, workload.kv_dtype, each)
+    layer, compute = head_layer(heads, target), weight_format(workload.dtype, target.stored).compute_dtype
+
+    def each(rows: int | Ints) -> Times:
+        one = Pass(rows=rows, batch_size=batch, context=workload.mean_context, head_rows=rows, logits_rows=logits_rows)
+        return pass_seconds(layer, scenario.device, compute, workload.kv_dtype, one)
+
+    if isinstance(shape, Tree):
+        return _depths_seconds(shape, batch, gamma, each)
+    return gamma * each(batch)
 
 
 def prefill_seconds(scenario: Scenario, prefill_chunk: Ints, timing: Timing | None = None) -> Times:

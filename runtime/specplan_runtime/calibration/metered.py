@@ -46,6 +46,6 @@ def meter(engine: Engine) -> tuple[MeteredDecoder, ...]:
     assembly = engine.own
     decoders = tuple(MeteredDecoder(decoder.parameters) for decoder in assembly.decoders)
     assembly.decoders, assembly.target, assembly.draft = decoders, decoders[0], decoders[-1]
-    assembly.drafter = make_drafter(engine.plan, assembly.layout, assembly.draft, assembly.run_heads)
+    assembly.drafter = make_drafter(engine.plan, assembly.layout, decoders[0], assembly.draft, assembly.run_heads)
     engine.set_speculating(True)
     return decoders

@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 
 import torch
 
 from specplan.speculation import Tree
+from specplan_runtime.drafters.branches import BranchBuffers, Depth, best_tokens, depths_of
 from specplan_runtime.drafters.model import DraftModel, ModelDrafter, idle_rows
-from specplan_runtime.forward import Forward
 from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.sequence import Sequence
 from specplan_runtime.span import Span
 from specplan_runtime.topology import topology_of
 from specplan_runtime.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class BranchBuffers:
-    """What drafting a tree keeps in the arena.
-
-    Attributes:
-        hidden: bool [n, n], the mask of the n rows that the model feeds itself, the root among them.
-        candidates: int64 [B·w, k], the best tokens after each of the w rows of the widest pass.
-    """
-
-    hidden: torch.Tensor
-    candidates: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _Depth:
-    """One pass: the nodes of one depth that have children.
-
-    Attributes:
-        first: the first of them among the rows that the model feeds itself.
-        nodes: their rows in the verify pass.
-        children: for each node, (row of the verify pass, rank) of its children.
-    """
-
-    first: int
-    nodes: tuple[int, ...]
-    children: tuple[tuple[tuple[int, int], ...], ...]
-
-    @property
-    def topk(self) -> int:
-        """The most tokens that follow one node."""
-        return 1 + max(rank for children in self.children for _, rank in children)
 
 
 class BranchingDrafter(ModelDrafter[Workspace]):
@@ -68,7 +33,7 @@ class BranchingDrafter(ModelDrafter[Workspace]):
         self._candidates = buffers.candidates
         self._num_nodes = shape.num_draft_nodes
         self._topology = topology_of(shape.inner, buffers.hidden)
-        self._depths = tuple(_depths(shape))
+        self._depths = tuple(depths_of(shape))
         fed = [node for depth in self._depths for node in depth.nodes]
         self._fed = {node: row for row, node in enumerate(fed)}
 
@@ -81,11 +46,7 @@ class BranchingDrafter(ModelDrafter[Workspace]):
         for depth in self._depths:
             span, last_rows = self._span(depth, rows, proposals)
             self._model.decoder.forward(self._model.work, span, self._model.num_layers)
-            best = iter(self._best(last_rows, len(rows) * len(depth.nodes), depth.topk))
-            for proposal in proposals:
-                for children, tokens in zip(depth.children, best, strict=False):
-                    for node, rank in children:
-                        proposal[node - 1] = tokens[rank]
+            depth.hand_out(self._best(last_rows, len(rows) * len(depth.nodes), depth.topk), proposals)
         return [
             proposal if sequence is not None and limit else []
             for sequence, proposal, limit in zip(rows, proposals, limits, strict=True)
@@ -106,7 +67,7 @@ class BranchingDrafter(ModelDrafter[Workspace]):
         sequence.num_draft_cached = known + (len(kept) if self._model.owns_cache else len(path))
 
     def _span(
-        self, depth: _Depth, rows: Rows[Sequence | None], proposals: Rows[list[int]]
+        self, depth: Depth, rows: Rows[Sequence | None], proposals: Rows[list[int]]
     ) -> tuple[Span, list[int] | None]:
         """The next pass, and its rows whose logits are wanted, None for all."""
         if not depth.first:
@@ -118,37 +79,7 @@ class BranchingDrafter(ModelDrafter[Workspace]):
     def _best(self, rows: list[int] | None, num_rows: int, topk: int) -> list[list[int]]:
         """The ``topk`` best tokens of each row of the pass."""
         candidates = self._candidates[:num_rows, :topk]
-        best_tokens(self._model.decoder, self._model.work, rows, candidates, self._model.vocab_size)
+        tiles = self._model.decoder.logits(self._model.work, rows, num_rows)
+        best_tokens(tiles, self._model.work, candidates, self._model.vocab_size)
         best: list[list[int]] = candidates.tolist()
         return best
-
-
-def best_tokens(
-    decoder: Forward[Workspace], work: Workspace, rows: list[int] | None, candidates: torch.Tensor, vocab_size: int
-) -> None:
-    """Fill ``candidates`` [n, k] with the best tokens of n rows, by k arg-max passes that each strike out their winner.
-
-    Args:
-        decoder: that ran the pass.
-        work: of the pass.
-        rows: of the pass, None for its first n.
-        candidates: int64.
-        vocab_size: tokens that may be proposed.
-    """
-    for start, logits in decoder.logits(work, rows, len(candidates)):
-        known = logits[:, :vocab_size]
-        for rank in range(candidates.shape[1]):
-            best = torch.argmax(known, dim=-1, out=work.argmax[: len(known)])
-            candidates[start : start + len(known), rank].copy_(best)
-            known.scatter_(1, best[:, None], float("-inf"))
-        del logits, known  # a head that allocates is about to make the next tile
-
-
-def _depths(shape: Tree) -> Iterator[_Depth]:
-    """The passes over the root and the nodes that have children, depth by depth."""
-    verified = {path: row for row, path in enumerate(shape.rows)}
-    fed = shape.inner.rows
-    for length in range(len(fed[-1]) + 1):
-        paths = [path for path in fed if len(path) == length]
-        children = [tuple((verified[node], node[-1]) for node in shape.nodes if node[:-1] == path) for path in paths]
-        yield _Depth(fed.index(paths[0]), tuple(verified[path] for path in paths), tuple(children))

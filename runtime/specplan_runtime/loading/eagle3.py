@@ -21,7 +21,7 @@ from specplan.models.names import naming_of
 from specplan.models.safetensors_header import read_headers, safetensors_files
 from specplan.plan import Eagle3Input
 from specplan_runtime.eagle import Eagle3
-from specplan_runtime.linear import FloatLinear
+from specplan_runtime.loading.load import store
 from specplan_runtime.loading.sources import FileTiles, TensorSource
 from specplan_runtime.parameters import AnyLinear
 from specplan_runtime.rope import inverse_frequencies
@@ -107,16 +107,15 @@ class _Loader:
         h = self._head.parameters.arch.hidden_size
         for first, rows in self._source.tiles(FUSION):
             for number, part in enumerate(self._head.tap.fusion):
-                part.weight[first : first + len(rows)].copy_(rows[:, number * h : (number + 1) * h])
+                store(part, first, rows[:, number * h : (number + 1) * h])
 
     def _linear(self, linear: AnyLinear, *names: str) -> None:
         """Matrices one below the other."""
-        assert isinstance(linear, FloatLinear)
         row = 0
         for name in names:
-            count = self._source.entries[name].shape[0]
-            self._fill(linear.weight[row : row + count], name)
-            row += count
+            for first, rows in self._source.tiles(name):
+                store(linear, row + first, rows)
+            row += self._source.entries[name].shape[0]
 
     def _fill(self, place: torch.Tensor, name: str) -> None:
         for first, rows in self._source.tiles(name):

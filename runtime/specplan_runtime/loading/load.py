@@ -154,7 +154,7 @@ def _fill_linear(
         end = row
         for first, tile in _matrix_tiles(linear, source, f"{name}.weight", own):
             for start, run in _runs(first, tile.shape[0], linear.out_features, head_rows):
-                _store(linear, row + start, tile[run], columns)
+                store(linear, row + start, tile[run], columns)
             end = row + first + tile.shape[0]
         if linear.bias is not None and biased:
             for first, tile in _tiles(source, f"{name}.bias", own):
@@ -196,8 +196,8 @@ def _runs(first: int, count: int, num_rows: int, d: int | None) -> Iterator[tupl
         row = end
 
 
-def _store(linear: AnyLinear, row: int, rows: torch.Tensor | Groups, columns: range | None = None) -> None:
-    """Rows at their place, of which only some columns may be this rank's."""
+def store(linear: AnyLinear, row: int, rows: torch.Tensor | Groups, columns: range | None = None) -> None:
+    """Put rows of a matrix at ``row``, as it is held; only some of their columns may be this rank's."""
     if isinstance(linear, Int4Linear):
         linear.store(row, rows if isinstance(rows, Groups) else grouped(rows.float()))
         return

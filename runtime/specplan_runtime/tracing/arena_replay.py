@@ -9,6 +9,7 @@ import torch
 from specplan.errors import UnsupportedError
 from specplan.parallelism import Rank
 from specplan.plan import ModelInput, Plan
+from specplan.speculation import Chain, Tree
 from specplan_runtime.arena import ALIGNMENT, Arena
 from specplan_runtime.build import heads_of, make_decoders, run_head
 from specplan_runtime.decoder import Decoder
@@ -85,7 +86,7 @@ def _resident_end(layout: Layout) -> int:
     models = (layout.target, layout.draft, layout.eagle3)
     ends = [
         (tensor.storage_offset() + _span(tensor)) * tensor.itemsize
-        for part in (*models, layout.draft_probs, layout.branches, layout.medusa, layout.tree)
+        for part in (*models, layout.draft_probs, layout.branches, layout.eagle3_chain, layout.medusa, layout.tree)
         for tensor in tensors_in(part)
         if tensor.numel()
     ]
@@ -140,7 +141,7 @@ def _phases(
     topology = topology_of(plan.speculation.shape, layout.tree)
     for phase, work in layout.workspaces.items():
         if layout.eagle3 is not None and work.shape.joins:
-            yield phase, _head_pass(layout, work)
+            yield phase, _head_pass(layout, decoders[0], work, plan.speculation.shape)
             continue
         drafts = phase in ("prefill_draft", "draft")
         decoder = decoders[-1] if drafts else decoders[0]
@@ -156,10 +157,10 @@ def _phases(
         yield "draft", run_heads
 
 
-def _head_pass(layout: Layout, work: Workspace) -> Callable[[], None]:
+def _head_pass(layout: Layout, target: Decoder, work: Workspace, shape: Chain | Tree) -> Callable[[], None]:
     def run() -> None:
         start = max(0, work.shape.slots.full - work.shape.num_rows // work.shape.batch_size)
-        _sample(work, run_head(layout, work, start))
+        _sample(work, run_head(layout, target, work, shape, start))
 
     return run
 

@@ -47,7 +47,7 @@ class Recorder(NoDrafter):
 
     def prefill(self, sequence: Sequence) -> None:
         """An answer has its first token."""
-        answer = Recorded(sequence)
+        answer = self._recorded(sequence)
         self.answers.append(answer)
         self._by_row[sequence.row] = answer
         answer.states.append(self._seen[sequence.row])
@@ -55,3 +55,7 @@ class Recorder(NoDrafter):
     def commit(self, sequence: Sequence, num_drafted: int, path: Rows[int]) -> None:
         """An answer is about to get its next token."""
         self._by_row[sequence.row].states.append(self._seen[sequence.row])
+
+    def _recorded(self, sequence: Sequence) -> Recorded:
+        """An answer without anything yet."""
+        return Recorded(sequence)

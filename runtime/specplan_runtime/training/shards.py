@@ -100,7 +100,15 @@ def load_shard(path: Path, hidden_size: int, vocab_size: int) -> Shard:
     Raises:
         InputError: a damaged file, or one of another model.
     """
-    tensors, _ = read_tensors(path)
+    return checked_shard(read_tensors(path)[0], path, hidden_size, vocab_size)
+
+
+def checked_shard(tensors: dict[str, torch.Tensor], path: Path, hidden_size: int, vocab_size: int) -> Shard:
+    """The tensors of a file as a shard.
+
+    Raises:
+        InputError: they are not, or of another model.
+    """
     try:
         shard = Shard(**{name: tensors[name] for name in Shard.__slots__})
         total = int(shard.lengths.sum())

@@ -24,10 +24,11 @@ from specplan_runtime.engine import Engine
 from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.session import read_prompts
 from specplan_runtime.text import Tokenizer
+from specplan_runtime.training.feature_shards import feature_shard_of, save_feature_shard
 from specplan_runtime.training.memory import shard_bytes, tile_rows_within
 from specplan_runtime.training.options import Told, TrainOptions
-from specplan_runtime.training.shards import load_shard, save_shard, shard_path
-from specplan_runtime.training.text import ANSWERING, SHARD_ANSWERS, Prompts, generate_shard
+from specplan_runtime.training.shards import load_shard, save_shard, shard_of, shard_path
+from specplan_runtime.training.text import ANSWERING, SHARD_ANSWERS, Prompts, generate_answers
 
 #: Answers that are generated at once, as many of these as the budget holds.
 _BATCHES = (64, 32, 16, 8, 4, 2, 1)
@@ -179,7 +180,12 @@ def generate(setting: Setting, told: Told) -> list[Path]:
         if not path.is_file():
             engine = engine or _engine(setting, prompts.longest + options.new_tokens, tokenizer)
             aside = _within(told, total, options)
-            save_shard(generate_shard(engine, prompts, len(paths), options, aside), path)
+            recorded = generate_answers(engine, prompts, len(paths), options, aside)
+            if options.kind == "eagle3":
+                save_feature_shard(feature_shard_of(recorded), path)
+            else:
+                save_shard(shard_of(recorded), path)
+            del recorded
         total += load_shard(path, arch.hidden_size, arch.vocab_size).num_tokens
         paths.append(path)
         told("text", min(1.0, total / options.num_tokens))

@@ -15,6 +15,7 @@ from specplan.speed.acceptance import Acceptance
 from specplan.speed.acceptance_counts import mean_accepted_length
 from specplan.speed.head_counts import HeadTrace, accuracies, chain_tree, head_steps
 from specplan_runtime.calibration.answers import TOPK
+from specplan_runtime.training.options import Kind
 from specplan_runtime.training.train import Trained
 
 #: Nodes of the trees that are compared with chains.
@@ -65,7 +66,7 @@ def to_text(trained: Trained) -> str:
     data = to_data(trained)
     tops = (1, 2, 3, 5, TOPK)
     heads = [
-        [f"head {index}, {index + 2} tokens on", *(f"{100 * each[top - 1]:.1f} %" for top in tops)]
+        [_name(trained.kind, index), *(f"{100 * each[top - 1]:.1f} %" for top in tops)]
         for index, each in enumerate(data["accuracies"])
     ]
     shapes = [[f"chain, γ {each['num_speculative_tokens']}", f"{each['mean_accepted_length']:.3f}"]
@@ -76,6 +77,11 @@ def to_text(trained: Trained) -> str:
     accuracy = tabulate(heads, ["token among the best", *map(str, tops)], "simple", colalign=_align(len(tops)))
     lengths = tabulate(shapes, ["drafted", "mean accepted length"], "simple", colalign=_align(1), disable_numparse=True)
     return f"Measured on {held_out}, of {data['num_tokens']} tokens of text\n\n{accuracy}\n\n{lengths}\n"
+
+
+def _name(kind: Kind, index: int) -> str:
+    """What is right or not: a head, or a step of one that goes on from its own states."""
+    return f"head {index}, {index + 2} tokens on" if kind == "medusa" else f"step {index + 1}, earlier ones right"
 
 
 def _align(columns: int) -> list[str]:

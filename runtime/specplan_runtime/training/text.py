@@ -16,9 +16,10 @@ from specplan_runtime.engine import Engine, Request
 from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.session import read_prompts
 from specplan_runtime.text import Tokenizer
+from specplan_runtime.training.eagle_model import trained_head
+from specplan_runtime.training.feature_recorder import FeatureRecorder
 from specplan_runtime.training.options import Told, TrainOptions
-from specplan_runtime.training.recorder import Recorder
-from specplan_runtime.training.shards import Shard, shard_of
+from specplan_runtime.training.recorder import Recorded, Recorder
 
 #: What progress is called while answers are generated.
 ANSWERING = "answering"
@@ -93,7 +94,9 @@ def _common(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
     return tuple(token for token, _ in pairs)
 
 
-def generate_shard(engine: Engine, prompts: Prompts, number: int, options: TrainOptions, told: Told) -> Shard:
+def generate_answers(
+    engine: Engine, prompts: Prompts, number: int, options: TrainOptions, told: Told
+) -> list[Recorded]:
     """Ask, answer, record.
 
     Raises:
@@ -103,6 +106,8 @@ def generate_shard(engine: Engine, prompts: Prompts, number: int, options: Train
     if not asked:
         raise InputError("the target says nothing when it is to ask itself: give --prompts")
     recorder = Recorder()
+    if options.kind == "eagle3":
+        recorder = FeatureRecorder(engine, trained_head(engine.plan.inputs.target.arch, options).feature_layers)
     engine.drafter = recorder
     seed = options.seed * 1_000_003 + 2 * number + 1
     params = SamplingParams(temperature=options.temperature, seed=seed)
@@ -111,4 +116,5 @@ def generate_shard(engine: Engine, prompts: Prompts, number: int, options: Train
     for emission in engine.serve(requests, params):
         done += len(emission.tokens)
         told(ANSWERING, done / total)
-    return shard_of(recorder.answers)
+    engine.own.target.tap = None
+    return recorder.answers

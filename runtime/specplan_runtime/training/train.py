@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +14,16 @@ from specplan.models.names import naming_of
 from specplan.plan import ModelInput
 from specplan.speed.head_counts import HeadTrace
 from specplan_runtime.loading.sources import open_source
-from specplan_runtime.training.checkpoint import read_tensors, save_checkpoint
+from specplan_runtime.training.checkpoint import save_checkpoint
 from specplan_runtime.training.evaluate import traces
 from specplan_runtime.training.memory import tile_rows_within
-from specplan_runtime.training.options import Told, TrainOptions
-from specplan_runtime.training.output import profile_of, write_heads
+from specplan_runtime.training.options import Kind, Told, TrainOptions
+from specplan_runtime.training.output import HeadFolder, eagle_folder, medusa_folder, profile_of, write_heads
 from specplan_runtime.training.shards import Shard, load_shard
 from specplan_runtime.training.stages import Setting, generate
+from specplan_runtime.training.train_eagle import held_out_traces, train_eagle
 from specplan_runtime.training.trainer import HeadTrainer
+from specplan_runtime.training.visits import order, restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +32,21 @@ class Trained:
 
     Attributes:
         folder: with the heads.
+        kind: whose heads.
         num_tokens: of the text, held-out answers included.
         held_out: traces of the answers that were not trained on.
         profile: acceptance, measured on them.
     """
 
     folder: Path
+    kind: Kind
     num_tokens: int
     held_out: list[HeadTrace]
     profile: AcceptanceProfile
 
 
 def train_heads(setting: Setting, told: Told = lambda *_: None) -> Trained:
-    """Train Medusa heads that share a target's output head.
+    """Train Medusa heads that share a target's output head, or an EAGLE-3 head.
 
     Args:
         setting: target, folder, options, budget.
@@ -57,15 +60,31 @@ def train_heads(setting: Setting, told: Told = lambda *_: None) -> Trained:
     paths = generate(setting, told)
     if not any(bool(_read(setting, path).held_out.any()) for path in paths):
         raise InputError("no answer was held out to measure with: begin again in another folder with more prompts")
+    total = sum(_read(setting, path).num_tokens for path in paths)
+    if setting.options.kind == "eagle3":
+        held_out, heads = _train_eagle(setting, paths, told)
+    else:
+        held_out, heads = _train_medusa(setting, paths, tile, told)
+    profile = profile_of(setting, held_out)
+    write_heads(setting, heads, profile)
+    told("measuring", 1.0)
+    return Trained(setting.folder, setting.options.kind, total, held_out, profile)
+
+
+def _train_medusa(setting: Setting, paths: Sequence[Path], tile: int, told: Told) -> tuple[list[HeadTrace], HeadFolder]:
+    """Traces of what was held out, and what to write."""
     head = output_head(setting.target, setting.device)
     trainer = _train(setting, head, paths, tile, told)
     told("measuring", 0.0)
     held_out = [found for path in paths for found in traces(trainer, head, [_read(setting, path).chosen(True)], tile)]
-    total = sum(_read(setting, path).num_tokens for path in paths)
-    profile = profile_of(setting, held_out)
-    write_heads(setting, trainer, profile)
-    told("measuring", 1.0)
-    return Trained(setting.folder, total, held_out, profile)
+    return held_out, medusa_folder(setting, trainer)
+
+
+def _train_eagle(setting: Setting, paths: Sequence[Path], told: Told) -> tuple[list[HeadTrace], HeadFolder]:
+    """The same for an EAGLE-3 head."""
+    trained = train_eagle(setting, paths, told)
+    told("measuring", 0.0)
+    return held_out_traces(setting, trained, paths), eagle_folder(setting, trained)
 
 
 def output_head(target: ModelInput, device: torch.device) -> torch.Tensor:
@@ -90,12 +109,13 @@ def _train(setting: Setting, head: torch.Tensor, paths: Sequence[Path], tile_row
         raise InputError("no answer is left to train on: give more --tokens or more prompts")
     num_steps = options.num_epochs * sum(-(-size // options.batch_tokens) for size in sizes)
     trainer = HeadTrainer(head, options, num_steps, tile_rows)
-    visits = [(epoch, shard) for epoch in range(options.num_epochs) for shard in _order(options, epoch, len(paths))]
-    done = _restore(setting, trainer)
+    visits = [(epoch, shard) for epoch in range(options.num_epochs) for shard in order(options, epoch, len(paths))]
+    done = restore(setting, trainer.optimizer)
     for visit in range(done, len(visits)):
         epoch, number = visits[visit]
         loss = _visit(trainer, head, _read(setting, paths[number]).chosen(False), options, epoch, number)
-        save_checkpoint(setting.state_path, trainer.state(), {"visits": visit + 1, "step": trainer.step})
+        numbers = {"visits": visit + 1, "step": trainer.optimizer.step}
+        save_checkpoint(setting.state_path, trainer.optimizer.state(), numbers)
         losses = " ".join(f"{each:.2f}" for each in loss)
         told(f"training, epoch {epoch + 1}, loss {losses},", (visit + 1) / len(visits))
     return trainer
@@ -136,28 +156,6 @@ def _looked_at(
     drawn = torch.randperm(vocab_size, generator=generator)
     others = drawn[~torch.isin(drawn, occurring)][: max(0, loss_tokens - len(occurring))]
     return torch.cat([occurring, others])
-
-
-def _order(options: TrainOptions, epoch: int, count: int) -> Iterator[int]:
-    numbers = list(range(count))
-    random.Random(options.seed * 1_000_003 + epoch).shuffle(numbers)  # noqa: S311 - not cryptography
-    yield from numbers
-
-
-def _restore(setting: Setting, trainer: HeadTrainer) -> int:
-    """Go on from the checkpoint, where there is one; returns the visits that are done.
-
-    Raises:
-        InputError: a checkpoint that is not this training's.
-    """
-    if not setting.state_path.is_file():
-        return 0
-    tensors, numbers = read_tensors(setting.state_path)
-    try:
-        trainer.restore(tensors, numbers["step"])
-        return numbers["visits"]
-    except (KeyError, RuntimeError) as error:
-        raise InputError(f"{setting.state_path}: not a checkpoint of this training: {error}") from None
 
 
 def _read(setting: Setting, path: Path) -> Shard:

@@ -10,11 +10,8 @@ import math
 
 import torch
 
+from specplan_runtime.training.adamw import AdamW
 from specplan_runtime.training.options import TrainOptions
-
-_BETA1, _BETA2, _EPSILON, _DECAY = 0.9, 0.99, 1e-8, 0.01
-_WARMUP_STEPS = 20
-_LEAST_SHARE = 0.1
 
 
 class HeadTrainer:
@@ -31,17 +28,14 @@ class HeadTrainer:
 
     def __init__(self, output_head: torch.Tensor, options: TrainOptions, num_steps: int, tile_rows: int) -> None:
         h = output_head.shape[1]
-        self._options, self._num_steps = options, num_steps
-        self._tile_rows = tile_rows
-        self.step = 0
+        self._options, self._tile_rows = options, tile_rows
         self.parameters: dict[str, torch.Tensor] = {}
         for head in range(options.num_heads):
             for layer in range(options.num_layers):
                 for name, shape in (("weight", (h, h)), ("bias", (h,))):
                     zeros = torch.zeros(shape, device=output_head.device, requires_grad=True)
                     self.parameters[f"{head}.{layer}.linear.{name}"] = zeros
-        self.first = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
-        self.second = {name: torch.zeros_like(p, requires_grad=False) for name, p in self.parameters.items()}
+        self.optimizer = AdamW(self.parameters, options.learning_rate, num_steps)
         self.use_output_head(output_head)
 
     @property
@@ -92,27 +86,8 @@ class HeadTrainer:
             loss, gradient = self._loss(outputs.detach(), y)
             outputs.backward(gradient)  # type: ignore[no-untyped-call]
             losses.append(loss)
-        self._update()
+        self.optimizer.update()
         return losses
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Everything that a checkpoint has to hold."""
-        kinds = {"head": self.parameters, "first": self.first, "second": self.second}
-        return {f"{kind}.{name}": tensor for kind, held in kinds.items() for name, tensor in held.items()}
-
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, torch.Tensor], step: int) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            KeyError: a tensor is missing.
-            RuntimeError: a tensor of another shape.
-        """
-        for name, tensor in self.state().items():
-            if tensors[name].shape != tensor.shape:
-                raise RuntimeError(f"{name} is {list(tensors[name].shape)}")
-            tensor.copy_(tensors[name])
-        self.step = step
 
     @torch.no_grad()
     def _loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -129,25 +104,3 @@ class HeadTrainer:
             logits.div_(sums).scatter_add_(1, wanted, torch.full_like(sums, -1.0)).div_(count)
             torch.mm(logits, self._head, out=gradient[start : start + len(rows)])
         return total / count, gradient
-
-    @torch.no_grad()
-    def _update(self) -> None:
-        """AdamW (Loshchilov and Hutter, 1711.05101)."""
-        self.step += 1
-        rate = self._rate()
-        for name, parameter in self.parameters.items():
-            gradient, first, second = parameter.grad, self.first[name], self.second[name]
-            if gradient is None:
-                continue
-            first.lerp_(gradient, 1 - _BETA1)
-            second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
-            divisor = (second / (1 - _BETA2**self.step)).sqrt_().add_(_EPSILON)
-            parameter.mul_(1 - rate * _DECAY)
-            parameter.addcdiv_(first, divisor, value=-rate / (1 - _BETA1**self.step))
-            parameter.grad = None
-
-    def _rate(self) -> float:
-        """Warm up, then fall along a cosine."""
-        done = min(1.0, self.step / max(1, self._num_steps))
-        cosine = _LEAST_SHARE + (1 - _LEAST_SHARE) * (1 + math.cos(math.pi * done)) / 2
-        return self._options.learning_rate * min(1.0, self.step / _WARMUP_STEPS) * cosine
