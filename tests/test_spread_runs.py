@@ -90,6 +90,9 @@ CASES: dict[str, Case] = {
     "split heads that share the head": Case("medusa", SPLIT, BUSHY, {"shared": True}, SAMPLED),
     "eagle3, tensor ranks": Case("eagle3", TENSOR, CHAIN, {"batch_size": 2}),
     "eagle3, stages": Case("eagle3", LAST, CHAIN, {"batch_size": 2}),
+    "eagle3, tensor ranks, tree": Case("eagle3", TENSOR, TREE, {"batch_size": 2}),
+    "eagle3, both, tree": Case("eagle3", BOTH, TREE),
+    "eagle3, stages, tree, sampled": Case("eagle3", LAST, TREE, {"own": True}, SAMPLED),
     "eagle3, both, own embedding, sampled": Case("eagle3", BOTH, CHAIN, {"own": True}, SAMPLED),
 }
 
