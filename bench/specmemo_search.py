@@ -96,7 +96,7 @@ def generation_bytes(scenario: Scenario, knobs: Knobs) -> Ints:
             continue
         beyond = np.asarray(term.bytes, dtype=np.int64)
         if term.name == "target.kv_cache":
-            beyond = beyond - _committed(beyond, scenario.workload.context, np.asarray(model.target_slots))
+            beyond = beyond - _committed(beyond, scenario.workload.context, np.asarray(model.bindings.target_slots))
         totals[term.phase] = totals[term.phase] + beyond
     workspaces = np.broadcast_arrays(*(totals[phase] for phase in PHASES[1:]))
     result: Ints = totals["resident"] + np.max(workspaces, axis=0)
@@ -116,7 +116,7 @@ def footprint(scenario: Scenario) -> Footprint:
     items = [item for item in ledger.owned_items() if item.name != "target.weights"]
     resident = {item.name: item.bytes for item in items if item.phase == "resident"}
     cache_bytes = np.array(resident.pop("target.kv_cache"))
-    slots = np.asarray(model.target_slots)
+    slots = np.asarray(model.bindings.target_slots)
     heads = resident.pop("drafter.weights", 0)
     workspaces = {phase: sum(i.bytes for i in items if i.phase == phase) for phase in PHASES[1:]}
     binding = max(workspaces, key=lambda phase: workspaces[phase])
