@@ -83,7 +83,7 @@ def _headline(result: Result) -> str:
         )
     return (
         f"Does not fit: even {result.nearest.describe()}{_how(result)} needs {format_bytes(peak)} of "
-        f"{format_bytes(budget)}{f' on {_where(result)}' if result.spread else ''}, "
+        f"{format_bytes(budget)} on {_where(result)}, "
         f"{format_exact_bytes(result.shortfall_bytes)} bytes too many."
     )
 
