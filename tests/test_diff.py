@@ -93,7 +93,7 @@ def test_a_budget_alone_moves_no_bytes() -> None:
 
 def test_how_models_are_spread_is_a_setting() -> None:
     def spread(**options: Any) -> Plan:
-        usual = {"model": "smollm2-135m", "gpu": "rtx-3060", "context": 256, "drafter": "none"}
+        usual: dict[str, Any] = {"model": "smollm2-135m", "gpu": "rtx-3060", "context": 256, "drafter": "none"}
         result = analyze(ask(**usual | options))
         assert isinstance(result, Plan)
         return result
