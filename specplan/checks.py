@@ -10,6 +10,7 @@ from specplan.device import DeviceSpec
 from specplan.errors import InputError
 from specplan.models.replace import stale, stale_heads
 from specplan.plan import Plan, Spread
+from specplan.units import format_exact_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ def _fit(plan: Plan, device: DeviceSpec) -> list[Finding]:
     findings = []
     for limit, what in ((budget, "its budget"), (memory, f"the memory of {device.name}")):
         if peak > limit:
-            message = f"needs {peak} bytes, {what} is {limit}: {peak - limit} too many"
+            needs, has, lacks = map(format_exact_bytes, (peak, limit, peak - limit))
+            message = f"needs {needs} bytes, {what} is {has}: {lacks} too many"
             findings.append(Finding("does-not-fit", message, peak - limit))
     if budget > memory >= peak:
-        findings.append(
-            Finding("does-not-fit", f"its budget of {budget} bytes is more than {device.name} has ({memory})")
-        )
+        asked, has = map(format_exact_bytes, (budget, memory))
+        findings.append(Finding("does-not-fit", f"its budget of {asked} bytes is more than {device.name} has ({has})"))
     return findings
 
 

@@ -14,7 +14,7 @@ from specplan.strict import encode
 #: Parts of a plan that were asked for or chosen.
 _SETTINGS = ("inputs", "workload", "speculation", "forward")
 #: Parts that follow from the others; that they differ is said, not how.
-_OTHERS = ("marks", "certificate", "frontier", "notes", "schema_version", "tool_version")
+_OTHERS = ("spread", "marks", "certificate", "frontier", "notes", "schema_version", "tool_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Difference:
     """Two plans.
 
     Attributes:
-        settings: of models, device, workload and speculation.
+        settings: of models, devices, workload and speculation.
         items: of the ledger: added, removed or of other bytes, the largest change first.
         before, after: what decides the bytes of each.
         estimates: modelled speed, and bytes and speed of the marks.
@@ -98,7 +98,8 @@ class Difference:
 def difference(before: Plan, after: Plan) -> Difference:
     """What changed from one plan to the other."""
     first, second = encode(before), encode(after)
-    changed = (_changes(_part(first, name), _part(second, name)) for name in _SETTINGS)
+    changed = [_changes(_part(first, name), _part(second, name)) for name in _SETTINGS]
+    changed.append(_changes(_devices(first), _devices(second)))
     estimates = _changes(_estimates(first), _estimates(second))
     return Difference(
         tuple(change for changes in changed for change in changes),
@@ -112,6 +113,15 @@ def difference(before: Plan, after: Plan) -> Difference:
 
 def _part(data: dict[str, Any], name: str) -> dict[str, str]:
     return dict(_leaves(data[name], name))
+
+
+def _devices(data: dict[str, Any]) -> dict[str, str]:
+    """How the models are spread over several devices, and which those are; one device is named in the inputs."""
+    spread = data["spread"]
+    if spread is None:
+        return {"parallelism": "null"}
+    named = {rank: kind["device"]["name"] for kind in spread["kinds"] for rank in kind["ranks"]}
+    return _part(spread, "parallelism") | {"devices": json.dumps([named[rank] for rank in sorted(named)])}
 
 
 def _estimates(data: dict[str, Any]) -> dict[str, str]:

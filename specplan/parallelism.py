@@ -59,12 +59,13 @@ class Parallelism:
         return self.first_layer(stage) <= layer < end
 
     def describe(self) -> str:
-        """For people: ``tensor parallel 2, stages of 16 and 16 layers``."""
+        """For people: ``tensor parallel 2, 2 stages of 16 layers``, ``3 stages (2 of 11 and 1 of 10 layers)``."""
         parts = [f"tensor parallel {self.tensor_parallel}"] if self.tensor_parallel > 1 else []
         if self.num_stages > 1:
             counts = dict.fromkeys(self.stage_layers)
             sizes = " and ".join(f"{self.stage_layers.count(layers)} of {layers}" for layers in counts)
-            parts.append(f"{self.num_stages} stages ({sizes} layers)")
+            equal = f"of {self.stage_layers[0]} layers"
+            parts.append(f"{self.num_stages} stages {equal if len(counts) == 1 else f'({sizes} layers)'}")
         if self.num_micro_batches > 1:
             parts.append(f"{self.num_micro_batches} micro-batches")
         return ", ".join(parts) or "one device"

@@ -15,7 +15,10 @@ from specplan.cli.main import cli
 from specplan.differences import Difference, difference
 from specplan.errors import InputError
 from specplan.git_files import git_file, is_git_name
+from specplan.output.differences import to_text
 from specplan.plan import Plan
+from specplan.planner.analyze import analyze
+from specplan.planner.ask import ask
 from tests.conftest import tiny_plan
 
 
@@ -86,6 +89,33 @@ def test_a_budget_alone_moves_no_bytes() -> None:
     assert found.items == ()
     assert found.before == found.after
     assert not found.is_empty
+
+
+def test_how_models_are_spread_is_a_setting() -> None:
+    def spread(**options: Any) -> Plan:
+        usual: dict[str, Any] = {"model": "smollm2-135m", "gpu": "rtx-3060", "context": 256, "drafter": "none"}
+        result = analyze(ask(**usual | options))
+        assert isinstance(result, Plan)
+        return result
+
+    alone, two, three = spread(), spread(num_gpus=2), spread(num_gpus=3, pipeline_parallel=3)
+    changed = {change.name: (change.before, change.after) for change in difference(two, three).settings}
+    assert changed["parallelism.stage_layers"] == ("[15, 15]", "[10, 10, 10]")
+    assert json.loads(changed["devices"][1] or "") == ["rtx-3060"] * 3
+    assert "spread" in difference(two, three).others
+    for before, after in ((alone, two), (two, alone)):
+        (row,) = [line.split() for line in to_text(difference(before, after)).splitlines() if "parallelism" in line]
+        assert row[0] == "parallelism"
+        assert "none" in row
+        assert "tensor_parallel" in row
+
+
+def test_a_draft_that_went_is_one_line() -> None:
+    with_draft = tiny_plan(drafters=("none", "draft_model"), num_speculative_tokens=2, must_speculate=True)
+    lines = to_text(difference(with_draft, plain())).splitlines()
+    (line,) = [line for line in lines if line.startswith("inputs.draft")]
+    assert line.split()[-1] == "none"
+    assert any(change.name == "inputs.draft.arch.vocab_size" for change in difference(with_draft, plain()).settings)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -311,6 +313,20 @@ def test_formulas_as_json(plan: Path, run: Run) -> None:
     assert item["expression"] == f"B*L_m*S*(k_s + ⌈k_b*(d_r + r_k)/8⌉) + {full}"
     (general,) = json.loads(run("kv_cache", "--format", "json").stdout)["items"]
     assert (general["bytes"], general["latex"]) == (None, item["latex"])
+
+
+def test_the_numbers_that_are_put_in_add_up(plan: Path, run: Run) -> None:
+    (item,) = json.loads(run("target.kv_cache", "--plan", plan, "--format", "json").stdout)["items"]
+    code = item["substituted"].replace("⌈", "math.ceil(").replace("⌉", ")")
+    assert eval(code, {"math": math}) == item["bytes"]
+    # term by term as the formula has them: equal numbers do not merge
+    assert re.sub(r"\w+", "x", item["substituted"]) == re.sub(r"\w+", "x", item["expression"])
+
+
+def test_the_two_kinds_of_rounding_look_different(run: Run) -> None:
+    assert "⌈d*k_b/8⌉)" in run("kv_cache").stdout
+    assert "⌈8*R⌉₂₅₆ + ⌈V⌉₂₅₆" in run("sampling").stdout
+    assert "⌈N⌉₂₅/25" in run("allocator_slack").stdout
 
 
 @pytest.mark.parametrize(

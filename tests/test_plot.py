@@ -58,6 +58,18 @@ def test_it_says_what_the_answer_says(budget: int | None) -> None:
     assert any(text.startswith("budget: ") for text in shown) == (budget is not None)
 
 
+def test_below_a_gibibyte_the_axis_is_in_mebibytes_as_the_marks_are() -> None:
+    shown = texts(frontier_picture(answer(model="smollm2-135m"), "svg"))
+    assert "bytes on the device, MiB" in shown
+    assert "MiB" in next(text for text in shown if text.startswith("decodes: "))
+
+
+def test_several_devices_are_named() -> None:
+    shown = texts(frontier_picture(answer(model="smollm2-135m", num_gpus=2), "svg"))
+    assert "smollm2-135m on NVIDIA T4, 2 stages of 15 layers" in shown
+    assert "bytes on the device that binds, MiB" in shown
+
+
 def test_speculation_that_never_pays_has_no_mark() -> None:
     result = answer(alpha=0.0)
     assert result.marks.speculates is None

@@ -284,6 +284,7 @@ def test_not_even_one_fits() -> None:
         (["--for", "context", *_PAIR, "--budget", "lots"], ["lots"]),
         (["--for", "context", "--model", "nothing-here", "--gpu", "t4"], ["nothing-here"]),
         (["--for", "context", *_PAIR, "--drafter", "ngram"], ["--draft"]),
+        (["--for", "context", "--model", "llama-68m", "--gpu", "any"], ["--gpu any", "analyze"]),
     ],
 )
 def test_wrong_input_is_refused(

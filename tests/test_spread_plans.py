@@ -198,7 +198,7 @@ def test_solve_says_which_rank_decides_and_how_models_are_spread() -> None:
         "--pipeline-parallel", "2", "--drafter", "ngram",
     )  # fmt: skip
     assert answer.exit_code == 0
-    assert "2 devices, 2 stages (2 of 40 layers)" in answer.output
+    assert "2 devices, 2 stages of 40 layers" in answer.output
     assert "on rank" in answer.output
 
 
@@ -256,7 +256,7 @@ def test_text_and_json_show_every_rank(tmp_path: Path) -> None:
     base = ("analyze", "--model", "smollm2-135m", "--gpu", "rtx-3060", "--num-gpus", "3", "--pipeline-parallel", "3")
     answer = run(*base, "--context", "256", "--output", str(path))
     assert answer.exit_code == 0
-    for text in ("rank 0", "rank 1", "rank 2", "tied table", "3 stages (3 of 10 layers)", "binds"):
+    for text in ("rank 0", "rank 1", "rank 2", "tied table", "3 stages of 10 layers", "binds"):
         assert text in answer.output
     data = json.loads(run(*base, "--context", "256", "--format", "json").stdout)
     assert [kind["ranks"] for kind in data["spread"]["kinds"]] == [[0], [1], [2]]

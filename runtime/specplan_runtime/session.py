@@ -254,8 +254,10 @@ def read_prompts(path: Path) -> list[tuple[str | None, str]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # strings of JSON may hold other line breaks
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot read prompts: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read prompts: {error.strerror or error}") from None
     found = [_prompt_of(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise InputError(f"{path}: no prompts in this file")

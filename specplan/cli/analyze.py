@@ -15,7 +15,12 @@ _ANY = "any"
 
 @click.command(context_settings={"show_default": True})
 @question_options
-@click.option("--keep", type=float, default=0.96, help="Share of the best speed that the mark 'keeps' asks for.")
+@click.option(
+    "--keep",
+    type=float,
+    default=0.96,
+    help="Share of the best speed to keep: asked of the third budget, and of --prefer smallest.",
+)
 @click.option(
     "--alpha",
     type=float,

@@ -34,6 +34,8 @@ def solve(ctx: click.Context, /, knob: str, output_format: str, **options: Any) 
 
     if ctx.get_parameter_source(knob) is click.core.ParameterSource.COMMANDLINE:
         raise InputError(f"{KNOBS[knob].option} is what --for {knob} looks for: give one of them")
+    if options["gpu"].strip().lower() == "any":
+        raise InputError("--gpu any ranks devices, with analyze only: solve needs one of them")
     solution = answer(solve_options(knob, **options), KNOBS[knob])
     click.echo(output.FORMATTERS[output_format](solution), nl=False)
     return 0 if solution.fits else 1

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import sympy
+from sympy.printing.str import StrPrinter
 
 from specplan.errors import InputError
 from specplan.formulas.bind import Value, evaluate_expression
 from specplan.formulas.catalogue import FORMULAS, MEANINGS, STAGES, Formula, expression
-from specplan.formulas.functions import ALIGNMENT
+from specplan.formulas.functions import ALIGNMENT, aligned
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.term import Term
 from specplan.plan import Plan
@@ -129,8 +130,19 @@ def _symbols(expr: sympy.Expr, values: Mapping[str, Value] | None) -> Sequence[t
 
 
 def _substituted(expr: sympy.Expr, values: Mapping[str, Value]) -> str:
-    """The expression with numbers for symbols, not evaluated."""
-    return str(expr.xreplace({symbol: sympy.Symbol(str(int(values[str(symbol)]))) for symbol in expr.free_symbols}))
+    """The expression with numbers for symbols, not evaluated: the same terms in the same order."""
+    return str(_NumberPrinter(values).doprint(expr))
+
+
+class _NumberPrinter(StrPrinter):  # type: ignore[misc]
+    """Writes a symbol as its number: equal numbers do not merge, as they would if they were put in."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        super().__init__()
+        self._values = values
+
+    def _print_Symbol(self, symbol: sympy.Symbol) -> str:
+        return str(int(self._values[symbol.name]))
 
 
 def _stage(stage: str, expr: sympy.Expr, values: Mapping[str, Value] | None) -> tuple[str, int | None, str]:
@@ -182,4 +194,6 @@ def to_data(explanation: Explanation) -> dict[str, Any]:
 
 
 #: Printed once below texts.
-FOOTNOTE = f"⌈x⌉ rounds up to {ALIGNMENT} bytes, the arena's alignment.\n"
+FOOTNOTE = (
+    f"⌈x⌉ rounds up to a whole number, {aligned(sympy.Symbol('x'))} to {ALIGNMENT} bytes: the arena's alignment.\n"
+)

@@ -11,6 +11,7 @@ from sympy.printing.str import StrPrinter
 
 #: Every tensor in the arena starts at a multiple of this many bytes (a sector, and a cache line pair).
 ALIGNMENT = 256
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 class IntegerFunction(sympy.Function):  # type: ignore[misc]
@@ -47,7 +48,7 @@ class RoundUp(IntegerFunction):
 
     def _sympystr(self, printer: StrPrinter) -> str:
         x, multiple = self.printed(printer)
-        return f"⌈{x}⌉" if multiple == str(ALIGNMENT) else f"⌈{x}⌉{multiple}"
+        return f"⌈{x}⌉{multiple.translate(_SUBSCRIPTS)}"
 
     def _pythoncode(self, printer: PythonCodePrinter) -> str:
         x, multiple = self.printed(printer)

@@ -83,7 +83,7 @@ def _headline(result: Result) -> str:
         )
     return (
         f"Does not fit: even {result.nearest.describe()}{_how(result)} needs {format_bytes(peak)} of "
-        f"{format_bytes(budget)}{f' on {_where(result)}' if result.spread else ''}, "
+        f"{format_bytes(budget)} on {_where(result)}, "
         f"{format_exact_bytes(result.shortfall_bytes)} bytes too many."
     )
 
@@ -154,10 +154,12 @@ def _searched(searched: dict[str, tuple[str, ...]]) -> str:
 
 
 def _values(values: tuple[str, ...]) -> str:
-    numbers = [int(value) for value in values if value.isdecimal()]
-    if len(values) > 2 and numbers and numbers == list(range(numbers[0], numbers[0] + len(values))):
-        return f"{values[0]} to {values[-1]}"
-    return ", ".join(values)
+    if not all(value.isdecimal() for value in values):
+        return ", ".join(values)
+    numbers = sorted(map(int, values))
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def _mark_rows(marks: Marks, keep: float, workload: Workload) -> Table:

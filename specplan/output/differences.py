@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from specplan.differences import Change, Difference, ItemChange, Peak
 from specplan.output.tables import GITHUB, PLAIN, Style, Table
@@ -11,6 +11,7 @@ from specplan.strict import encode
 from specplan.units import format_bytes, format_exact_bytes
 
 _NONE = ""
+_ABSENT = '"none"'
 #: Columns at which a value is cut; JSON has all of it.
 _WIDTH = 48
 
@@ -55,14 +56,35 @@ def _drawn(found: Difference, style: Style) -> str:
     sections.append(_peaks(found.before, found.after))
     if found.estimates:
         sections += [style.heading("Estimates and marks"), style.draw(*_changed(found.estimates))]
-    if found.others:
-        sections.append(f"Also different: {', '.join(found.others)}.")
+    shown = {"marks"} if any(change.name.startswith("marks.") for change in found.estimates) else set()
+    if others := [name for name in found.others if name not in shown]:
+        sections.append(f"Also different: {', '.join(others)}.")
     return "\n\n".join(sections) + "\n"
 
 
 def _changed(changes: tuple[Change, ...]) -> Table:
-    rows = [[change.name, _cut(change.before), _cut(change.after)] for change in changes]
+    rows = [[change.name, _cut(change.before), _cut(change.after)] for change in _collapsed(changes)]
     return rows, ["key", "before", "after"], ["left", "left", "left"]
+
+
+def _collapsed(changes: tuple[Change, ...]) -> Iterator[Change]:
+    """Changes; an object that came or went as a whole, null in the other plan, is one."""
+    nulls = [change.name for change in changes if "null" in (change.before, change.after)]
+    owners = {c.name: next((name for name in nulls if c.name.startswith(f"{name}.")), None) for c in changes}
+    for change in changes:
+        parts = [part for part in changes if owners[part.name] == change.name]
+        if parts and owners[change.name] is None:
+            yield _whole(change, parts)
+        elif owners[change.name] is None:
+            yield change
+
+
+def _whole(null: Change, parts: list[Change]) -> Change:
+    """An object that came or went, by its reference where it has one."""
+    went = null.before is None
+    texts = {part.name[len(null.name) + 1 :]: _cut(part.before if went else part.after) for part in parts}
+    text = json.dumps(texts.get("reference") or ", ".join(f"{key} {value}" for key, value in texts.items()))
+    return Change(null.name, text if went else _ABSENT, _ABSENT if went else text)
 
 
 def _cut(text: str | None) -> str:
@@ -70,6 +92,8 @@ def _cut(text: str | None) -> str:
     if text is None:
         return _NONE
     value = json.loads(text)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return format_exact_bytes(value)
     if isinstance(value, float):

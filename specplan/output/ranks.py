@@ -50,7 +50,7 @@ def replicas_line(spread: Spread) -> str:
     if not spread.replicas:
         return "All ranks together hold every weight and every cached token once."
     named = ", ".join(f"{name} {format_exact_bytes(num)}" for name, num in spread.replicas.items())
-    return f"All ranks together hold the whole models, and more than once, in bytes: {named}."
+    return f"All ranks together hold the whole models, and these bytes more than once: {named}."
 
 
 def rank_names(ranks: Sequence[int]) -> str:
