@@ -31,6 +31,7 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
     lines = [line for line in result.stderr.splitlines() if line]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("specplan: error: ")
+    assert "\t" not in lines[0]
     assert all(word in lines[0] for word in words), lines[0]
     assert result.stdout == ""
 

@@ -104,7 +104,7 @@ def _run() -> int:
     except SpecplanError as error:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
-        return _fail(error.format_message().replace("\n", " "), 2)
+        return _fail(error.format_message().replace("\n", " ").replace("\t", ""), 2)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 2)
     except BrokenPipeError:
