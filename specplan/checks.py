@@ -1,4 +1,4 @@
-"""Does a plan still fit, and is it still true? Needs no formulas: the plan carries its ledger."""
+"""Does a plan still fit, and is it still true? Formulas are needed for plans of other code only: plans have ledgers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from specplan.code_hash import code_sha256
 from specplan.device import DeviceSpec
 from specplan.errors import InputError
 from specplan.models.replace import stale, stale_heads
@@ -39,8 +40,8 @@ def check_plan(plan: Plan, device: DeviceSpec | None) -> tuple[Finding, ...]:
         InputError: cannot tell: a model is gone, or the device is of another kind than the plan was made for.
     """
     if plan.spread is None:
-        return (*_fit(plan, device or plan.inputs.device), *_stale(plan))
-    return (*_fit_ranks(plan, plan.spread, device), *_stale(plan))
+        return (*_fit(plan, device or plan.inputs.device), *_stale(plan), *_of_other_formulas(plan))
+    return (*_fit_ranks(plan, plan.spread, device), *_stale(plan), *_of_other_formulas(plan))
 
 
 def peak_on(plan: Plan, device: DeviceSpec) -> int:
@@ -109,3 +110,14 @@ def _stale(plan: Plan) -> list[Finding]:
         if reason is not None:
             findings.append(Finding("stale", f"heads {reason}: analyze again"))
     return findings
+
+
+def _of_other_formulas(plan: Plan) -> Iterator[Finding]:
+    """A finding where this specplan would give the plan another ledger: its runtime refuses it."""
+    if plan.code_sha256 == code_sha256():
+        return
+    from specplan.formulas.current import changed_item  # imports sympy: a second
+
+    name = changed_item(plan)
+    if name is not None:
+        yield Finding("stale", f"was made by other code of specplan, whose {name} was another: analyze again")

@@ -14,7 +14,7 @@ from specplan.strict import encode
 #: Parts of a plan that were asked for or chosen.
 _SETTINGS = ("inputs", "workload", "speculation", "forward")
 #: Parts that follow from the others; that they differ is said, not how.
-_OTHERS = ("spread", "marks", "certificate", "frontier", "notes", "schema_version", "tool_version")
+_OTHERS = ("spread", "marks", "certificate", "frontier", "notes", "schema_version", "tool_version", "code_sha256")
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,6 +276,7 @@ class Plan:
     Attributes:
         schema_version: of the file format.
         tool_version: of specplan.
+        code_sha256: of the code that made the plan; other code may have other formulas.
         inputs: models, device and budget.
         workload: context, batch and precision.
         speculation: the chosen drafter and knobs.
@@ -292,6 +293,7 @@ class Plan:
 
     schema_version: int
     tool_version: str
+    code_sha256: str
     inputs: PlanInputs
     workload: Workload
     speculation: Speculation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from specplan import planfile
 from specplan.cli.main import entry_point
 from tests.cli_helpers import llama_folder
 
@@ -238,6 +240,18 @@ def test_check_notices_a_changed_model(tmp_path: Path) -> None:
     assert "stale" in result.stdout
     (folder / "config.json").unlink()
     refused(specplan("check", str(plan)), "cannot tell", "config.json")
+
+
+def test_check_notices_a_plan_of_other_formulas(plan: Path, tmp_path: Path) -> None:
+    made = dataclasses.replace(planfile.load(plan), code_sha256="0" * 64)
+    same, other = tmp_path / "same.json", tmp_path / "other.json"
+    planfile.save(made, same)
+    assert specplan("check", str(same)).returncode == 0
+    items = [dataclasses.replace(i, bytes=i.bytes + 256 * (i.name == "verify.mask")) for i in made.ledger.items]
+    planfile.save(dataclasses.replace(made, ledger=dataclasses.replace(made.ledger, items=tuple(items))), other)
+    result = specplan("check", str(other))
+    assert result.returncode == 1
+    assert "stale: was made by other code of specplan, whose verify.mask was another" in result.stdout
 
 
 def test_run_ends_with_the_ledger_and_a_report(plan: Path, tmp_path: Path) -> None:

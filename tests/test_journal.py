@@ -19,6 +19,7 @@ from bench.kill import problems
 from specplan.cli.main import cli
 from specplan.errors import InputError
 from specplan_runtime import journal as journals
+from specplan_runtime import session
 from specplan_runtime.chat import _first_kept
 from specplan_runtime.journal import Journal, job_id
 from specplan_runtime.text import Tokenizer
@@ -75,6 +76,18 @@ def test_a_job_writes_what_stdout_would_have(plan: Path, prompts: Path, expected
     assert run_job(plan, prompts, output).exit_code == 0
     assert output.read_text().splitlines() == expected
     assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", ".results.jsonl.done"}
+
+
+def test_a_finished_job_loads_nothing(
+    plan: Path, prompts: Path, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "results.jsonl"
+    assert run_job(plan, prompts, output).exit_code == 0
+    monkeypatch.setattr(session, "Engine", None)
+    again = run_job(plan, prompts, output)
+    assert again.exit_code == 0, again.stderr
+    assert f"{len(PROMPTS)} of {len(PROMPTS)} prompts were done before" in again.stderr
+    assert output.read_text().splitlines() == expected
 
 
 def test_a_job_that_was_killed_on_its_way_out_is_not_done_again(tmp_path: Path) -> None:

@@ -87,16 +87,17 @@ def run(plan: Plan, options: RunOptions) -> None:
 def _run(plan: Plan, options: RunOptions, ranks: Ranks | None) -> None:
     """What the only process does, or the one that decides."""
     with nullcontext() if ranks is None else ranks.together():
-        if options.max_new_tokens < 1:
-            raise InputError(f"--max-new-tokens {options.max_new_tokens}: expected at least 1")
-        for option, path in (("--report", options.report), ("--transcript", options.transcript)):
-            if path is not None:
-                check_writable(path, option)
+        _check(options)
         texts = _read_prompts(options)
         journal = _journal(plan, texts, options)
         tokenizer = Tokenizer(plan.inputs.target)
         check_tokenizers(plan, tokenizer)
         prompts = [tokenizer.encode_prompt(text, options.raw) for text in texts]
+    if journal is not None and ranks is None and options.report is None and len(journal.results) == len(prompts):
+        with contextlib.closing(journal):
+            _say_done(journal, len(prompts))
+            _finish(journal, options)  # nothing is loaded for a job that is done
+        return
     process_bytes = budget.process_bytes("VmRSS")
     engine = _load(plan if ranks is None else plan.seen_from(ranks.rank), not options.static, ranks)
     with nullcontext(None) if ranks is None else leading(engine, ranks, process_bytes) as others:
@@ -111,6 +112,14 @@ def _run(plan: Plan, options: RunOptions, ranks: Ranks | None) -> None:
     if options.report is not None:
         write_atomically(options.report, json.dumps(to_json_data(report), indent=2, sort_keys=True) + "\n")
         click.echo(f"report written to {options.report}", err=True)
+
+
+def _check(options: RunOptions) -> None:
+    if options.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {options.max_new_tokens}: expected at least 1")
+    for option, path in (("--report", options.report), ("--transcript", options.transcript)):
+        if path is not None:
+            check_writable(path, option)
 
 
 def _generate(
@@ -200,8 +209,7 @@ def _decode_rest(
     engine: Engine, tokenizer: Tokenizer, prompts: list[list[int]], options: RunOptions, journal: Journal
 ) -> None:
     """What an earlier run of the same job left to do, kept on disk prompt by prompt."""
-    if journal.results:
-        click.echo(f"{len(journal.results)} of {len(prompts)} prompts were done before", err=True)
+    _say_done(journal, len(prompts))
     bar = click.progressbar(length=len(prompts), label="prompts", file=sys.stderr, hidden=not sys.stderr.isatty())
     with bar:
         bar.update(len(journal.results))
@@ -211,8 +219,17 @@ def _decode_rest(
             bar.update(1)
 
         _decode_all(engine, prompts, options, keep, frozenset(journal.results))
+    _finish(journal, options)
+
+
+def _finish(journal: Journal, options: RunOptions) -> None:
     journal.finish()
     click.echo(f"results written to {options.output}", err=True)
+
+
+def _say_done(journal: Journal, num_prompts: int) -> None:
+    if journal.results:
+        click.echo(f"{len(journal.results)} of {num_prompts} prompts were done before", err=True)
 
 
 def _journal(plan: Plan, texts: list[str], options: RunOptions) -> Journal | None:

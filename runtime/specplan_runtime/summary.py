@@ -106,10 +106,11 @@ def _peak_lines(report: Report) -> str:
 
 def _speed_table(report: Report) -> str:
     headers = ["", report.engine.plan.speculation.describe()]
-    columns = [_speed_column(report.speculative)]
+    drafts = report.engine.plan.speculation.drafter != "none"
+    columns = [_speed_column(report.speculative, "nothing drafted" if drafts else "")]
     if report.baseline is not None:
         headers.append("plain decoding")
-        columns.append(_speed_column(report.baseline))
+        columns.append(_speed_column(report.baseline, ""))
     names = [
         "tokens/s (measured)",
         "mean accepted length",
@@ -122,13 +123,13 @@ def _speed_table(report: Report) -> str:
     return table + _verdict(report)
 
 
-def _speed_column(counters: Pass) -> list[str]:
+def _speed_column(counters: Pass, undrafted: str) -> list[str]:
     stats, timings = counters.stats, counters.timings
     ttft = statistics.median(timings.ttft_s) if timings.ttft_s else None
     return [
         _number(timings.tokens_per_s, 1),
         _number(stats.mean_accepted_length, 2),
-        _number(stats.draft_acceptance_rate, 2),
+        _number(stats.draft_acceptance_rate, 2) or undrafted,
         "" if ttft is None else f"{ttft:.3f} s",
         str(timings.num_decoded_tokens + len(timings.ttft_s)),
     ]

@@ -41,7 +41,14 @@ _OPTIONS = {"num_tokens": "tokens", "num_epochs": "epochs", "draft_vocab_size": 
     metavar="N",
     help="Tokens that an EAGLE-3 head proposes.",
 )
-@click.option("--tokens", "num_tokens", type=int, default=100_000, metavar="N", help="Of text that is generated.")
+@click.option(
+    "--tokens",
+    "num_tokens",
+    type=int,
+    default=100_000,
+    metavar="N",
+    help="Of text at least, by 128 answers.",
+)
 @click.option("--new-tokens", type=int, default=192, metavar="N", help="Of one answer, at most.")
 @click.option("--prompts", type=_FILE, help="JSONL of prompts to answer. [default: the target asks itself]")
 @click.option("--temperature", type=float, default=0.0, help="Of the answers; 0 takes the most probable token.")

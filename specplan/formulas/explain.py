@@ -12,6 +12,7 @@ from sympy.printing.str import StrPrinter
 from specplan.errors import InputError
 from specplan.formulas.bind import Value, evaluate_expression
 from specplan.formulas.catalogue import FORMULAS, MEANINGS, STAGES, Formula, expression
+from specplan.formulas.current import changed_item
 from specplan.formulas.functions import ALIGNMENT, aligned
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.term import Term
@@ -84,10 +85,10 @@ def scenario_of_plan(plan: Plan) -> Scenario:
     Raises:
         InputError: the plan is from a version with other formulas; the message names the first item that differs.
     """
-    given, now = plan.ledger.by_name(), MemoryModel(plan.scenario).ledger().by_name()
-    for name in [*now, *given]:
-        if given.get(name) != now.get(name):
-            raise InputError(f"the plan is from specplan {plan.tool_version}, whose {name} was another: analyze again")
+    name = changed_item(plan)
+    if name is not None:
+        made_by = f"other code of specplan ({plan.tool_version})"
+        raise InputError(f"the plan was made by {made_by}, whose {name} was another: analyze again")
     return plan.scenario
 
 

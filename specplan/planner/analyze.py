@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from specplan import __version__
+from specplan.code_hash import code_sha256
 from specplan.families import runnable, transformers_runnable
 from specplan.plan import SCHEMA_VERSION, Estimate, Infeasible, Plan, PlanInputs, RankKind, Spread
 from specplan.planner.certificate import certify
@@ -50,6 +51,7 @@ def _plan(question: Question, groups: Sequence[Candidates], choice: Choice) -> P
     return Plan(
         schema_version=SCHEMA_VERSION,
         tool_version=__version__,
+        code_sha256=code_sha256(),
         inputs=inputs,
         workload=choice.group.variant.workload,
         speculation=choice.speculation,

@@ -21,8 +21,8 @@ RULE = Rule(
     "Stale plan",
     "error",
     "A plan holds for the models that it was made from, told by the hash of their configs. When one of them "
-    "changed, its "
-    "bytes and its speed are those of another model.",
+    "changed, its bytes and its speed are those of another model. So it is with a plan that other code of specplan "
+    "made, whose formulas gave an item other bytes.",
     Example("run.sh", "specplan run plan.json  # made before models/target/config.json was changed\n", None),
     Example("run.sh", "specplan run plan.json  # made from models/target as it is\n", None),
     "Analyze again.",
