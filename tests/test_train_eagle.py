@@ -31,8 +31,7 @@ from specplan_runtime.training.eagle_trainer import EagleTrainer
 from specplan_runtime.training.feature_shards import FeatureShard, Text, load_feature_shard
 from specplan_runtime.training.memory import tile_rows_within, training_items
 from specplan_runtime.training.options import TrainOptions
-from specplan_runtime.training.shards import shard_path
-from specplan_runtime.training.stages import Setting, prepare, setting_of
+from specplan_runtime.training.stages import Setting
 from specplan_runtime.training.summary import to_text
 from specplan_runtime.training.train import train_heads
 from specplan_runtime.verification import verify
@@ -41,6 +40,7 @@ from tests.cli_helpers import WORDS, llama_folder
 from tests.eagle_helpers import HIDDEN, VOCAB, ReferenceHead, token_map
 from tests.runtime_helpers import reference_model, variant, with_knobs
 from tests.test_trace import StorageTrace
+from tests.training_helpers import assert_refuses_damage, assert_resumes, prepared
 
 TEMPLATE = "{% for m in messages %}a {{ m['content'] }} b {% endfor %}{% if add_generation_prompt %}c{% endif %}"
 OPTIONS = TrainOptions(
@@ -62,9 +62,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def setting(target: Path, folder: Path, options: TrainOptions = OPTIONS, **fields: Any) -> Setting:
-    found = setting_of(str(target), folder, options, fields.get("prompts"), "auto", fields.get("budget"))
-    prepare(found, resume=fields.get("resume", False))
-    return found
+    return prepared(target, folder, options, **fields)
 
 
 def shards(of: Setting) -> list[FeatureShard]:
@@ -316,39 +314,15 @@ def test_replayed_steps_are_those_of_the_runtime(target: Path, exact: tuple[Sett
 # ------------------------------------------------------------------------------------------------ resume
 
 
-class Interrupted(Exception):
-    """Ctrl-C, so to speak."""
-
-
 @pytest.mark.parametrize("at", ["text", "training, epoch 1", "training, epoch 3", "measuring"])
 def test_a_resumed_training_ends_as_one_that_was_never_interrupted(target: Path, tmp_path: Path, at: str) -> None:
     options = dataclasses.replace(OPTIONS, num_tokens=2500)
-    whole = setting(target, tmp_path / "whole", options)
-    train_heads(whole)
-
-    def stop(what: str, done: float) -> None:
-        if what.startswith(at):
-            raise Interrupted
-
-    parts = setting(target, tmp_path / "parts", options)
-    with pytest.raises(Interrupted):
-        train_heads(parts, stop)
-    assert not (parts.folder / "config.json").exists()
-    train_heads(setting(target, tmp_path / "parts", options, resume=True))
-    for name in ("model.safetensors", "acceptance.json", "config.json"):
-        assert (parts.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert_resumes(target, tmp_path, options, at, "model.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 64])
 def test_damaged_shards_and_checkpoints_are_refused(target: Path, tmp_path: Path, content: bytes) -> None:
-    made = setting(target, tmp_path)
-    shard_path(made.work, 0).write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as what train-heads wrote"):
-        train_heads(made)
-    shard_path(made.work, 0).unlink()
-    made.state_path.write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as what train-heads wrote"):
-        train_heads(made)
+    assert_refuses_damage(setting(target, tmp_path), content)
 
 
 def test_another_kind_is_another_training(target: Path, tmp_path: Path) -> None:

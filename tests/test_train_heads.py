@@ -28,13 +28,14 @@ from specplan_runtime.sampling import SamplingParams
 from specplan_runtime.training.evaluate import traces
 from specplan_runtime.training.memory import tile_rows_within, training_items
 from specplan_runtime.training.options import TrainOptions
-from specplan_runtime.training.shards import Shard, is_held_out, load_shard, shard_path
-from specplan_runtime.training.stages import Setting, prepare, setting_of
+from specplan_runtime.training.shards import Shard, is_held_out, load_shard
+from specplan_runtime.training.stages import Setting, setting_of
 from specplan_runtime.training.summary import to_text
 from specplan_runtime.training.train import output_head, train_heads
 from specplan_runtime.training.trainer import HeadTrainer
 from tests.cli_helpers import WORDS, llama_folder
 from tests.runtime_helpers import reference_model, with_knobs
+from tests.training_helpers import assert_refuses_damage, assert_resumes, prepared
 
 TEMPLATE = "{% for m in messages %}a {{ m['content'] }} b {% endfor %}{% if add_generation_prompt %}c{% endif %}"
 OPTIONS = TrainOptions(
@@ -55,9 +56,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def setting(target: Path, folder: Path, options: TrainOptions = OPTIONS, **fields: Any) -> Setting:
-    found = setting_of(str(target), folder, options, fields.get("prompts"), "auto", fields.get("budget"))
-    prepare(found, resume=fields.get("resume", False))
-    return found
+    return prepared(target, folder, options, **fields)
 
 
 def shards(of: Setting) -> list[Shard]:
@@ -252,27 +251,10 @@ def test_counts_of_a_hand_made_trace() -> None:
 # ------------------------------------------------------------------------------------------------ resume
 
 
-class Interrupted(Exception):
-    """Ctrl-C, so to speak."""
-
-
 @pytest.mark.parametrize("at", ["text", "training, epoch 1", "training, epoch 3", "measuring"])
 def test_a_resumed_training_ends_as_one_that_was_never_interrupted(target: Path, tmp_path: Path, at: str) -> None:
     options = dataclasses.replace(OPTIONS, num_tokens=2500, num_epochs=3)
-    whole = setting(target, tmp_path / "whole", options)
-    train_heads(whole)
-
-    def stop(what: str, done: float) -> None:
-        if what.startswith(at):
-            raise Interrupted
-
-    parts = setting(target, tmp_path / "parts", options)
-    with pytest.raises(Interrupted):
-        train_heads(parts, stop)
-    assert not (parts.folder / "config.json").exists()
-    train_heads(setting(target, tmp_path / "parts", options, resume=True))
-    for name in ("medusa_lm_head.safetensors", "acceptance.json", "config.json"):
-        assert (parts.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert_resumes(target, tmp_path, options, at, "medusa_lm_head.safetensors")
 
 
 def test_a_folder_in_use_is_not_overwritten(target: Path, tmp_path: Path) -> None:
@@ -285,14 +267,7 @@ def test_a_folder_in_use_is_not_overwritten(target: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 64])
 def test_damaged_shards_and_checkpoints_are_refused(target: Path, tmp_path: Path, content: bytes) -> None:
-    made = setting(target, tmp_path)
-    shard_path(made.work, 0).write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as what train-heads wrote"):
-        train_heads(made)
-    shard_path(made.work, 0).unlink()
-    made.state_path.write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as what train-heads wrote"):
-        train_heads(made)
+    assert_refuses_damage(setting(target, tmp_path), content)
 
 
 # ------------------------------------------------------------------------------------------------ budget

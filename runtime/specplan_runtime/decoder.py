@@ -72,13 +72,13 @@ class Decoder:
             num_layers: layers to run; all of them when None.
         """
         ids = [token for tokens in span.tokens for token in tokens]
-        first = self._links.first_token
-        work.write_tokens([token - first if self._holds(token) else 0 for token in ids], span.positions)
+        places, elsewhere = self._places(ids)
+        work.write_tokens(places, span.positions)
         fed = max(span.num_rows, self._min_rows)
         if self.tap is not None:
             self.tap.begin(work.shape.phase, work.hidden[:fed], work.normed)
         if self._links.embeds:
-            self._embed(work, ids, fed)
+            self._embed(work, elsewhere, fed)
         else:
             self._links.receive(work.hidden[:fed])
         self._attention.prepare(work, span, fed)
@@ -163,19 +163,22 @@ class Decoder:
         h = self.arch.hidden_size
         return work.normed[row * h : (row + 1) * h]
 
-    def _holds(self, token: int) -> bool:
-        """Whether this rank has the token's row of the embedding."""
-        return 0 <= token - self._links.first_token < self._num_embedded
+    def _places(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """Where this rank's part of the embedding has the tokens, and which of them it has not: those look up row 0."""
+        places = [token - self._links.first_token for token in tokens]
+        elsewhere = [row for row, place in enumerate(places) if not 0 <= place < self._num_embedded]
+        for row in elsewhere:
+            places[row] = 0
+        return places, elsewhere
 
     def _num_known(self, vocab_size: int | None) -> int:
         """Columns of this rank's logits that are tokens below ``vocab_size``: its last ones may be padding."""
         return max(0, min(self.arch.vocab_size, (vocab_size or self.vocab_size) - self._links.first_token))
 
-    def _embed(self, work: Workspace, tokens: list[int], fed: int) -> None:
+    def _embed(self, work: Workspace, elsewhere: list[int], fed: int) -> None:
         hidden = embed(self.parameters, work, fed)
-        for row, token in enumerate(tokens):
-            if not self._holds(token):
-                hidden[row].zero_()
+        for row in elsewhere:
+            hidden[row].zero_()
         self._links.add_up(hidden)
         if self._embedding_multiplier != 1.0:
             hidden.mul_(self._embedding_multiplier)

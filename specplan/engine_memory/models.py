@@ -59,12 +59,6 @@ class Models:
         """The drafter's share."""
         return self.draft_cache.slot_bytes if self.draft_cache is not None else 0
 
-    @property
-    def has_windows(self) -> bool:
-        """Some layers are windowed."""
-        draft = self.draft_cache.window_slot_bytes if self.draft_cache is not None else 0
-        return self.cache.window_slot_bytes + draft > 0
-
     def logits_bytes(self, rows: int, bytes_per_logit: int) -> int:
         """Logits of all rows over the whole vocabulary; none where the head is on another device."""
         if not self.stage.head:

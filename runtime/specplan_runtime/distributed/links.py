@@ -24,6 +24,12 @@ class Choosing(Protocol):
     exchange: ExchangeBuffers | None
 
 
+def best_here(work: Choosing, logits: torch.Tensor) -> list[int]:
+    """The arg-max of each row [R', V'] of one tile."""
+    best: list[int] = torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)]).tolist()
+    return best
+
+
 class Links(Protocol):
     """The other ranks that share a model.
 
@@ -84,8 +90,7 @@ class Alone:
 
     def best(self, work: Choosing, logits: torch.Tensor) -> list[int]:
         """The arg-max of each row."""
-        best: list[int] = torch.argmax(logits, dim=-1, out=work.argmax[: len(logits)]).tolist()
-        return best
+        return best_here(work, logits)
 
     def whole_rows(self, work: Workspace, logits: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         """The tile itself."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from specplan_runtime.distributed.links import Choosing
+from specplan_runtime.distributed.links import Choosing, best_here
 from specplan_runtime.distributed.ranks import Ranks
 from specplan_runtime.workspace import Workspace
 
@@ -74,12 +74,10 @@ class Share:
         """Pairs of a logit and its token travel, both in float32, which holds every token below 2^24 exactly."""
         buffers, rows = work.exchange, len(logits)
         if buffers is None:
-            best: list[int] = torch.argmax(logits, dim=-1, out=work.argmax[:rows]).tolist()
-            return best
+            return best_here(work, logits)
         own = buffers.own
         if logits.shape[1]:
-            tokens = torch.argmax(logits, dim=-1, out=work.argmax[:rows]).tolist()
-            for row, token in enumerate(tokens):
+            for row, token in enumerate(best_here(work, logits)):
                 own[row, 0].copy_(logits[row, token])
                 own[row, 1].fill_(float(self.first_token + token))
         else:
