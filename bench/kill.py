@@ -1,10 +1,11 @@
 """Batch jobs and chats killed with SIGKILL at random moments: nothing finished may be lost, repeated or changed.
 
-    python -m bench.kill --model FILE [--kills 50] [--seed 0] [--sample]
+    python -m bench.kill --model FILE [--kills 50] [--questions 12] [--seed 0] [--sample]
 
 Half of the kills go to jobs (``--prompts`` with ``-o``), half to chats (``--transcript``). What was killed is started
-again with the same command, a chat with the questions that its transcript has no answer to. After every kill the files
-are looked at, and what is done in the end is compared with a run that nobody disturbed. Exits with 1 on any difference.
+again with the same command, a chat with the questions that its transcript has no answer to. A chat is longer than its
+plan's context and forgets turns. After every kill the files are looked at, and what is done in the end is compared with
+a run that nobody disturbed. Exits with 1 on any difference.
 """
 
 from __future__ import annotations
@@ -65,11 +66,11 @@ def problems(before: Sequence[str], now: Sequence[str], expected: Sequence[str])
     return found
 
 
-def job(plan: Path, folder: Path, options: Sequence[str]) -> Work:
+def job(plan: Path, folder: Path, questions: Sequence[str], options: Sequence[str]) -> Work:
     """The questions as a batch job."""
     prompts, output = folder / "prompts.jsonl", folder / "results.jsonl"
     part = output.with_name("results.jsonl.part")
-    prompts.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in QUESTIONS))
+    prompts.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in questions))
 
     def content() -> list[str]:
         if output.exists() and not part.exists():
@@ -85,7 +86,7 @@ def job(plan: Path, folder: Path, options: Sequence[str]) -> Work:
     return Work("job", lambda: (command, ""), content, lambda: output.exists() and not part.exists(), clear)
 
 
-def chat(plan: Path, folder: Path, options: Sequence[str]) -> Work:
+def chat(plan: Path, folder: Path, questions: Sequence[str], options: Sequence[str]) -> Work:
     """The questions as the turns of one chat, which forgets its oldest ones."""
     transcript = folder / "chat.json"
 
@@ -96,15 +97,15 @@ def chat(plan: Path, folder: Path, options: Sequence[str]) -> Work:
 
     def command() -> tuple[list[str], str]:
         arguments = [*_run(plan, options), "--chat", "--when-full", "drop", "--transcript", str(transcript)]
-        return arguments, "".join(question + "\n" for question in QUESTIONS[len(content()) :])
+        return arguments, "".join(question + "\n" for question in questions[len(content()) :])
 
     return Work(
-        "chat", command, content, lambda: len(content()) == len(QUESTIONS), lambda: transcript.unlink(missing_ok=True)
+        "chat", command, content, lambda: len(content()) == len(questions), lambda: transcript.unlink(missing_ok=True)
     )
 
 
 def _run(plan: Path, options: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "specplan", "run", str(plan), "--max-new-tokens", "24", *options]
+    return [sys.executable, "-m", "specplan", "run", str(plan), *options]
 
 
 def started(work: Work, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -166,21 +167,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument(
+        "--questions", type=int, default=len(QUESTIONS), choices=range(1, len(QUESTIONS) + 1), metavar="N"
+    )
+    parser.add_argument("--tokens", type=int, default=24, help="of an answer")
+    parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sample", action="store_true", help="temperature 1 instead of greedy")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    options = ["--static", "--temperature", "1"] if arguments.sample else []
+    options = ["--max-new-tokens", str(arguments.tokens)]
+    options += ["--static", "--temperature", "1"] if arguments.sample else []
+    questions = QUESTIONS[: arguments.questions]
     rows, failed = [], False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan, log_path = folder / "plan.json", folder / "log"
-        analyze = ["--gpu", "local", "--context", "512", "--batch-size", "4", "--drafter", "ngram", "-o", str(plan)]
-        command = [sys.executable, "-m", "specplan", "analyze", "--model", arguments.model, *analyze]
+        analyze = ["--gpu", "local", "--context", str(arguments.context), "--batch-size", "4", "--drafter", "ngram"]
+        command = [sys.executable, "-m", "specplan", "analyze", "--model", arguments.model, *analyze, "-o", str(plan)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with log_path.open("wb") as log:
-            for work, kills in ((job(plan, folder, options), arguments.kills // 2),
-                                (chat(plan, folder, options), arguments.kills - arguments.kills // 2)):  # fmt: skip
+            works = job(plan, folder, questions, options), chat(plan, folder, questions, options)
+            for work, kills in zip(works, (arguments.kills // 2, arguments.kills - arguments.kills // 2), strict=True):
                 found = list(killed(work, kills, rng, log))
                 wrong = [text for _, each in found for text in each]
                 left = list(folder.glob(".*.part"))

@@ -78,6 +78,18 @@ def test_it_shrinks() -> None:
     assert limit.next_limit() == 0
 
 
+@pytest.mark.parametrize(("num_drafting", "pays"), [(1, False), (7, True)])
+def test_rows_that_find_nothing_to_draft_count(num_drafting: int, pays: bool) -> None:
+    """With one row of eight that drafts, four right tokens are 1.5 a row, in a step that takes 1.7 times as long."""
+    limit = AdaptiveLimit(4)
+    limits = []
+    for _ in range(400):
+        limits.append(limit.next_limit())
+        drafted = [limits[-1]] * num_drafting + [0] * (8 - num_drafting)
+        limit.observe(1 + 0.7 * limits[-1] / 4, drafted, drafted)
+    assert limits[200:].count(4) > 180 if pays else limits[200:].count(0) > 180
+
+
 @given(st.integers(1, 12), st.booleans(), st.lists(st.tuples(st.floats(1e-6, 10), st.integers(0, 12)), max_size=60))
 def test_it_never_drafts_more_than_planned(most: int, tree: bool, steps: list[tuple[float, int]]) -> None:
     limit = AdaptiveLimit(most, depth=min(most, 3) if tree else None)

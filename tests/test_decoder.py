@@ -114,6 +114,41 @@ def test_rows_at_different_positions(name: str, width: int) -> None:
         assert_same(found[row], reference_logits(folder, tokens)[-width:])
 
 
+@pytest.mark.parametrize("options", [{}, {"kv_dtype": "int8"}], ids=str)
+@pytest.mark.parametrize("name", [*VARIANTS, *FAMILY_VARIANTS])
+def test_rows_with_different_numbers_of_tokens(name: str, options: dict[str, Any]) -> None:
+    """Logits are those of the same pass filled up, caches too, and nothing is written for who has no tokens."""
+    folder, lengths, widths = variant(name), (1, 19, 0, 8, 12), (1, 5, 0, 2, 2)
+    assembly = assembled(folder, batch_size=5, **options)
+    sequences = [prompt_of(length + width, seed=6) for length, width in zip(lengths, widths, strict=True)]
+    for row, (length, tokens) in enumerate(zip(lengths, sequences, strict=True)):
+        if length:
+            prefill_logits(assembly, tokens[:length], 16, row)
+    caches = [
+        tensor for cache in (assembly.layout.target.full, assembly.layout.target.windowed) for tensor in cache.tensors
+    ]
+    before = [tensor.clone() for tensor in caches]
+    new = [tokens[length:] for length, tokens in zip(lengths, sequences, strict=True)]
+    span = Span(new, lengths, idle=frozenset({2}))
+    found = all_logits(assembly, assembly.workspaces["verify"], span)
+    for tensor, old in zip(caches, before, strict=True):
+        assert torch.equal(tensor[:, 2], old[:, 2])
+        assert tensor[:, 0].ne(old[:, 0]).any(-1).any(1).sum(-1).tolist() == [1] * len(tensor), "one slot in each layer"
+        tensor.copy_(old)
+    filled = all_logits(assembly, assembly.workspaces["verify"], span.filled()).view(5, 5, -1)
+    assert_same(found, torch.cat([filled[row, :width] for row, width in enumerate(widths)]))
+
+
+def test_places_of_a_ragged_pass() -> None:
+    span = Span([[1], [], [2, 3, 4], [5, 6]], [7, 0, 2, 9], idle=frozenset({1}))
+    assert (span.num_tokens, span.num_rows, span.offsets, span.is_ragged) == (3, 6, [0, 1, 1, 4], True)
+    assert span.positions == [7, 2, 3, 4, 9, 10]
+    assert span.grid_positions == [7, 7, 7, 0, 0, 0, 2, 3, 4, 9, 10, 10]
+    assert (span.length, span.kept_rows) == (11, [slice(0, 6)])
+    assert span.filled().tokens == [[1, 0, 0], [0, 0, 0], [2, 3, 4], [5, 6, 0]]
+    assert span.filled().kept_rows == [slice(0, 3), slice(6, 12)]
+
+
 def test_rejected_slots_are_rewritten() -> None:
     folder, tokens = variant("qwen3-wide-heads"), prompt_of(12)
     assembly = assembled(folder)

@@ -183,6 +183,7 @@ def test_commands_survive_their_encoding() -> None:
     commands: list[Command] = [
         Forward(1, "verify", span, None),
         Forward(0, "prefill_target", Span([[9] * 5], [3], 1), 2),
+        Forward(0, "verify", Span([[1, 2, 3], [], [4]], [7, 0, 5], None, frozenset({1})), None),
         Choose(0, "draft", [2, 5], 2, 29, sampled=False),
         Choose(0, "verify", None, 6, None, sampled=True),
         Passes((Forward(0, "verify", span, None), Forward(0, "verify", Span([[9] * 5], [3], 1), None)), True),

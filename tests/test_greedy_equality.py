@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -144,6 +145,23 @@ def test_a_batch_with_rows_that_stay_empty(drafter: str) -> None:
     engine = make_engine(folder, drafter, 3, batch_size=4)
     check_against_reference(engine, folder, [prompt_of(6), prompt_of(2)], [20, 10])
     check_against_reference(engine, folder, [prompt_of(8)], [20])
+
+
+def test_a_pass_has_the_rows_that_somebody_needs() -> None:
+    """One row of a sequence that drafts nothing, none of an empty place; on devices where rows cost little, a grid."""
+    folder = variant("llama-gqa")
+    engine = make_engine(folder, "ngram", 3, batch_size=3)
+    prompts = [prompt_of(5), list(prompts_of(folder)[2])]
+    target = engine.assembly.target
+    for takes_ragged in (True, False):
+        engine.assembly.takes_ragged = takes_ragged
+        with mock.patch.object(target, "forward", wraps=target.forward) as forward:
+            check_against_reference(engine, folder, prompts, [12, 20])
+        passes = [work_span[1] for work_span, _ in forward.call_args_list if work_span[1].row is None]
+        lengths = {tuple(span.lengths) for span in passes}
+        assert ((1, 4, 0) in lengths) == takes_ragged
+        assert ((4, 4, 4) in lengths) != takes_ragged
+        assert any(span.is_ragged for span in passes) == takes_ragged
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,9 @@ from specplan.planner.question import Question, SearchSpace
 from specplan.planner.space import all_candidates
 from specplan.scenario import Scenario
 from specplan.speculation import Chain, Speculation
+from specplan.speed.roofline import Pass
 from specplan.speed.steps import prefill_seconds, step_seconds
+from specplan.speed.timer import modelled
 from tests.conftest import model_input, tiny_arch, tiny_question
 
 _CHUNKS = (16, 32, 64, 128, 256, 512, 1024)
@@ -103,6 +106,25 @@ def enumerate_all(question: Question) -> Iterator[tuple[int, float, str]]:
             prefill_s = float(prefill_seconds(scenario, np.array([chunk]))[0])
             seconds = batch * prefill_s + given.new_tokens * step_s / accepted
             yield MemoryModel(scenario).ledger().peak_bytes, batch * given.new_tokens / seconds, drafter
+
+
+@pytest.mark.parametrize("device", ["cpu-generic", "rtx-3060"])
+@pytest.mark.parametrize(("batch", "rate"), [(1, 0.3), (3, 0.5), (4, 0.9)])
+def test_a_step_in_the_mean_over_who_drafts(device: str, batch: int, rate: float) -> None:
+    """Every set of drafting sequences by itself: on a CPU the others take one row, elsewhere they are filled up."""
+    question = tiny_question()
+    workload = dataclasses.replace(question.workload, batch_size=batch)
+    scenario = Scenario(tiny_arch(), None, device_profile(device), workload, Speculation("ngram", Chain(5), 0, 16, 2))
+    gamma, tile = np.array([5]), np.array([2])
+    mean = 0.0
+    for drafts in itertools.product((False, True), repeat=batch):
+        share = math.prod(rate if one else 1 - rate for one in drafts)
+        rows = sum(6 if one else 1 for one in drafts)
+        if device != "cpu-generic":
+            rows = 6 * batch if any(drafts) else batch
+        each = Pass(rows=rows, batch_size=batch, context=workload.mean_context, head_rows=rows, logits_rows=2)
+        mean += share * float(modelled(scenario).target.pass_seconds(each))
+    assert float(step_seconds(scenario, gamma, tile, rate)[0]) == pytest.approx(mean, rel=1e-9)
 
 
 def _rows(batch: int, most_drafted: int) -> list[int]:

@@ -99,7 +99,7 @@ def joint_distribution(tree: Tree, tokens: list[int], rows: list[tuple[int, ...]
     for weight in source.runs():
         sampler = RowSampler(workspace(3), SamplingParams(temperature=1.0))
         judge = SampledAcceptance(topology, [tokens], {0: source}, sampler, lambda *_: None)
-        judge.judge(iter([(0, logits[:2]), (2, logits[2:])]), size)
+        judge.judge(iter([(0, logits[:2]), (2, logits[2:])]), [(0, row) for row in range(size)])
         joint[tuple(judge.outcomes[0].tokens)] += weight()
     return joint
 

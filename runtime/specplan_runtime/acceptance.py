@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,12 +80,11 @@ class SampledAcceptance:
         self.outcomes = {row: Outcome([], []) for row in sources}
         self._next: dict[int, int | None] = dict.fromkeys(self.outcomes, 0)
 
-    def judge(self, tiles: Iterator[tuple[int, torch.Tensor]], width: int, first_row: int = 0) -> None:
-        """Go through the logits of a pass of ``width`` rows per cache row, from ``first_row`` on."""
+    def judge(self, tiles: Iterator[tuple[int, torch.Tensor]], places: Sequence[tuple[int, int]]) -> None:
+        """Go through the logits of a pass; ``places`` says of each row the cache row and its position there."""
         for first, logits in tiles:
             for offset in range(len(logits)):
-                place, position = divmod(first + offset, width)
-                row = first_row + place
+                row, position = places[first + offset]
                 if self._next.get(row) == position:
                     self._sampler.load(logits[offset])
                     self._next[row] = self._judge_row(row, position)

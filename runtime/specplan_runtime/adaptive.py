@@ -39,7 +39,7 @@ class AdaptiveLimit:
     """Chooses the tokens drafted per step so that expected tokens per second are highest.
 
     The output does not depend on it: whatever is proposed is verified. Expected tokens are 1 plus the sum of the shares
-    of steps that accept each position; expected seconds are linear in the drafted tokens, fitted to what steps took.
+    of rows that accept each position; expected seconds are linear in the drafted tokens, fitted to what steps took.
 
     Args:
         most: tokens drafted per step in the plan.
@@ -51,6 +51,7 @@ class AdaptiveLimit:
         self._choices = tuple(range(most + 1)) if depth is None else (0, most)
         self._positions = most if depth is None else depth
         self._seconds: dict[int, float] = {}
+        self._share, self._shares = 1.0, 0  # of the rows that draft anything in a step in which one does
         self._any_rate = _Rate(_FIRST_RATE, _FIRST_WEIGHT)
         self._rates = [_Rate(0.0, 0) for _ in range(self._positions)]
         self._best = most
@@ -78,6 +79,10 @@ class AdaptiveLimit:
             known = self._seconds.get(drafted)
             self._seconds[drafted] = seconds if known is None else known + (seconds - known) / _STEPS_TIMED
         self._learn_rates(num_drafted, num_accepted)
+        if drafted:
+            self._shares = min(_STEPS_JUDGED, self._shares + 1)
+            share = sum(map(bool, num_drafted)) / len(num_drafted)
+            self._share += (share - self._share) / self._shares
         self._steps += 1
         if self._looking:
             self._looking -= 1
@@ -119,8 +124,8 @@ class AdaptiveLimit:
             self._next_look = self._steps + max(self._pause, int(extra / _PROBE_SHARE))
 
     def _expected_tokens(self) -> list[float]:
-        """Tokens that a step emits when 0, 1, 2, … positions are drafted."""
-        tokens, reached = [1.0], 1.0
+        """Tokens that a row emits in the mean when 0, 1, 2, … positions are drafted: not every row finds any."""
+        tokens, reached = [1.0], self._share
         for rate in self._rates:
             reached *= rate.leaning_on(self._any_rate.mean)
             tokens.append(tokens[-1] + reached)

@@ -30,6 +30,7 @@ class Assembly(Generic[Work]):
         topology: rows of the verify pass.
         eos_token_ids: tokens that end generation.
         measured: bytes by ledger item, as they were allocated.
+        takes_ragged: the target's passes may have fewer tokens of some sequences than of others.
     """
 
     device: torch.device
@@ -42,6 +43,7 @@ class Assembly(Generic[Work]):
     topology: Topology
     eos_token_ids: tuple[int, ...]
     measured: Mapping[str, int]
+    takes_ragged: bool
 
     def largest_kernel_output(self) -> int:
         """The most that kernels held outside the plan's places at one time, as counted by the decoders."""

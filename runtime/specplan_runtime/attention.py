@@ -1,11 +1,13 @@
 """Attention over the static caches: rotary tables and masks once per pass, then layer by layer.
 
-Shapes: T rows of a pass = b sequences × n tokens, fed = max(T, least rows of a product), L_c = slots in use,
-G = H / H_k query heads per KV head.
+Shapes: b sequences of at most n tokens, T rows of a pass = the tokens of all, fed = max(T, least rows of a product),
+L_c = slots in use, G = H / H_k query heads per KV head. Queries and masks are grids of b × n; what they have behind the
+tokens of a shorter sequence is computed and not read.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,7 @@ from specplan_runtime.kv_codec import dequantize, quantize
 from specplan_runtime.norms import normalize_heads
 from specplan_runtime.parameters import Layer, Parameters
 from specplan_runtime.span import Span
-from specplan_runtime.workspace import Workspace
+from specplan_runtime.workspace import Workspace, write_integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ class Attention:
                     function(angles, out=place)
                 else:  # an out of another dtype would make PyTorch allocate
                     place.copy_(function(angles, out=work.turned[:fed]))
+        if span.is_ragged:  # masks are grids; nobody needs positions after them
+            write_integers(work.positions, span.grid_positions)
+        if work.places is not None and len(span.tokens) > 1:
+            work.places.write(span, self._parameters.full.num_slots, self._parameters.windowed.num_slots)
         self._full_mask = self._causal(work, span)
         self._window_mask = self._windowed(work, span)
 
@@ -84,14 +90,16 @@ class Attention:
         qkv = layer.qkv(x, work.qkv).view(fed, -1, self._arch.head_dim)
         self._rotate(work, layer, qkv, fed)
         cache = self._parameters.windowed if layer.windowed else self._parameters.full
-        keys = self._write(work, span, self._fresh(span, qkv, 0), cache.keys, cache.key_scales, layer.cache_index)
-        values = self._write(work, span, self._fresh(span, qkv, 1), cache.values, cache.value_scales, layer.cache_index)
+        keys = self._write(work, span, layer, self._fresh(span, qkv, 0), cache.keys, cache.key_scales)
+        values = self._write(work, span, layer, self._fresh(span, qkv, 1), cache.values, cache.value_scales)
         queries = self._pack_queries(work, span, qkv)
         self._attend(work, span, queries, keys, values, self._window_mask if layer.windowed else self._full_mask)
-        b, n, kv_heads = len(span.tokens), span.num_tokens, self._arch.num_key_value_heads
         heads = work.normed[: fed * width].view(fed, width)
-        packed = queries.view(b, kv_heads, -1, n, self._arch.head_dim)
-        heads[: span.num_rows].view(b, n, kv_heads, -1, self._arch.head_dim).copy_(packed.permute(0, 3, 1, 2, 4))
+        by_token, grid = self._by_token(span, heads), self._grid(span, queries)
+        if span.is_ragged:
+            torch.ops.aten.index.Tensor_out(grid, self._in_grid(work, span), out=by_token)
+        else:
+            by_token.view(grid.shape).copy_(grid)
         return heads, qkv
 
     def _causal(self, work: Workspace, span: Span) -> Mask | None:
@@ -100,7 +108,7 @@ class Attention:
         if work.mask is None or first >= length:
             return None
         shape = (len(span.starts), span.num_tokens, length - first)
-        hidden = work.mask[: span.num_rows * shape[2]].view(shape)
+        hidden = work.mask[: math.prod(shape)].view(shape)
         if span.topology is None or span.topology.hidden is None:
             torch.gt(self._parameters.columns[first:length], self._row_positions(work, span), out=hidden)
         else:
@@ -139,7 +147,8 @@ class Attention:
 
     @staticmethod
     def _row_positions(work: Workspace, span: Span) -> torch.Tensor:
-        return work.positions[: span.num_rows].view(len(span.starts), span.num_tokens, 1)
+        b, n = len(span.starts), span.num_tokens
+        return work.positions[: b * n].view(b, n, 1)
 
     def _rotate(self, work: Workspace, layer: Layer, qkv: torch.Tensor, fed: int) -> None:
         """Normalize heads where the model does, then rotate queries and keys in place."""
@@ -165,39 +174,80 @@ class Attention:
         return qkv[: span.num_rows, begin : begin + kv_heads]
 
     def _write(
-        self, work: Workspace, span: Span, rows: torch.Tensor, cells: torch.Tensor, scales: torch.Tensor | None, i: int
+        self,
+        work: Workspace,
+        span: Span,
+        layer: Layer,
+        rows: torch.Tensor,
+        cells: torch.Tensor,
+        scales: torch.Tensor | None,
     ) -> Held:
-        """Store rows [T, H_k, d] in a cache's layer ``i``; give what the pass reads."""
+        """Store rows [T, H_k, d] in a layer of a cache; give what the pass reads."""
         fresh, fresh_scales = quantize(rows, self._parameters.precision, work)
-        held = self._store(span, fresh, cells[i])
+        held = self._store(work, span, layer, fresh, cells)
         if scales is None or fresh_scales is None:
             return Held(held, None)
-        return Held(held, self._store(span, fresh_scales, scales[i]))
+        return Held(held, self._store(work, span, layer, fresh_scales, scales))
 
     @staticmethod
-    def _store(span: Span, rows: torch.Tensor, layer: torch.Tensor) -> torch.Tensor:
-        """Put rows [T, H_k, w] in ``layer`` [B, H_k, slots, w], in turn; give what the pass reads [b·H_k, L_c, w]."""
-        n, slots = span.num_tokens, layer.shape[2]
-        place = layer if span.row is None else layer[span.row : span.row + len(span.starts)]
-        for sequence, start in enumerate(span.starts):
-            if sequence in span.idle:
+    def _store(work: Workspace, span: Span, layer: Layer, rows: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        """Put rows [T, H_k, w] in the layer's part of a cache's cells, in turn; give what the pass reads
+        [b·H_k, L_c, w].
+        """
+        cache = cells[layer.cache_index]
+        slots = cache.shape[2]
+        place = cache if span.row is None else cache[span.row : span.row + len(span.starts)]
+        if len(span.starts) > 1 and rows.dtype == cache.dtype:
+            assert work.places is not None
+            of_rows = work.places.windowed if layer.windowed else work.places.full
+            for kept in span.kept_rows:
+                place.transpose(1, 2).index_put_((work.places.sequences[kept], of_rows[kept]), rows[kept])
+        else:
+            Attention._copy(span, rows, place)
+        return place.view(-1, slots, cache.shape[3])[:, : min(slots, span.length)]
+
+    @staticmethod
+    def _copy(span: Span, rows: torch.Tensor, place: torch.Tensor) -> None:
+        """The same one sequence after the other: faster for a single one, and converts what is quantized."""
+        slots = place.shape[2]
+        for sequence, (start, n) in enumerate(zip(span.starts, span.lengths, strict=True)):
+            if sequence in span.idle or not n:
                 continue
-            fresh = rows[sequence * n : (sequence + 1) * n].transpose(0, 1)
+            row = span.offsets[sequence]
+            fresh = rows[row : row + n].transpose(0, 1)
             slot = (start + span.first_row) % slots
             before_end = min(n, slots - slot)
             place[sequence, :, slot : slot + before_end].copy_(fresh[:, :before_end])
             if before_end < n:
                 place[sequence, :, : n - before_end].copy_(fresh[:, before_end:])
-        return place.view(-1, slots, layer.shape[3])[:, : min(slots, span.length)]
 
     def _pack_queries(self, work: Workspace, span: Span, qkv: torch.Tensor) -> torch.Tensor:
         """[b·H_k, G·n, d], scaled: the query heads of a KV head lie together, so K and V are never repeated."""
-        b, n, kv_heads, d = len(span.tokens), span.num_tokens, self._arch.num_key_value_heads, self._arch.head_dim
-        group = self._arch.num_attention_heads // kv_heads
-        queries = work.queries[: b * n * kv_heads * group * d]
-        source = qkv[: b * n, : kv_heads * group].view(b, n, kv_heads, group, d).permute(0, 2, 3, 1, 4)
-        torch.mul(source, self._multiplier, out=queries.view(b, kv_heads, group, n, d))
-        return queries.view(b * kv_heads, group * n, d)
+        queries = work.queries[
+            : len(span.tokens) * span.num_tokens * self._arch.num_attention_heads * self._arch.head_dim
+        ]
+        packed = queries.view(len(span.tokens) * self._arch.num_key_value_heads, -1, self._arch.head_dim)
+        by_token, grid = self._by_token(span, qkv[:, : self._arch.num_attention_heads]), self._grid(span, packed)
+        if span.is_ragged:
+            grid.index_put_(self._in_grid(work, span), by_token.mul_(self._multiplier))
+        else:
+            torch.mul(by_token.view(grid.shape), self._multiplier, out=grid)
+        return packed
+
+    def _by_token(self, span: Span, rows: torch.Tensor) -> torch.Tensor:
+        """The query heads of all rows, [T, H_k, G, d], of [fed, H·d] or [fed, H, d]."""
+        return rows[: span.num_rows].view(span.num_rows, self._arch.num_key_value_heads, -1, self._arch.head_dim)
+
+    def _grid(self, span: Span, packed: torch.Tensor) -> torch.Tensor:
+        """Packed queries in token order, [b, n, H_k, G, d]."""
+        b, n = len(span.tokens), span.num_tokens
+        return packed.view(b, self._arch.num_key_value_heads, -1, n, self._arch.head_dim).permute(0, 3, 1, 2, 4)
+
+    @staticmethod
+    def _in_grid(work: Workspace, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a ragged pass has its rows in a grid of b × n."""
+        assert work.places is not None
+        return work.places.sequences[: span.num_rows], work.places.columns[: span.num_rows]
 
     def _attend(
         self,

@@ -1,6 +1,6 @@
 """The forward pass of Llama-like decoders, every intermediate in its place of the arena.
 
-Shapes: T rows of a pass = b sequences × n tokens, fed = max(T, least rows of a product).
+Shapes: T rows of a pass = the tokens of all b sequences, fed = max(T, least rows of a product).
 """
 
 from __future__ import annotations

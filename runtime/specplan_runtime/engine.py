@@ -294,35 +294,37 @@ class Engine:
         return [rows for rows in parts if any(self._rows[rows.start : rows.stop])]
 
     def _verify_span(self, rows: range, proposals: list[list[int]]) -> Span:
-        """The last token of each row and its proposals; shorter rows are filled up with tokens nobody looks at."""
-        width = 1 + max(len(proposals[row]) for row in rows)
+        """The last token of each row and its proposals; nothing of rows without a sequence."""
         tokens, starts = [], []
         sequences = self._rows[rows.start : rows.stop]
         for sequence, row in zip(sequences, rows, strict=True):
-            fed = [0] if sequence is None else [sequence.tokens[-1], *proposals[row]]
-            tokens.append(fed + [0] * (width - len(fed)))
+            tokens.append([] if sequence is None else [sequence.tokens[-1], *proposals[row]])
             starts.append(0 if sequence is None else len(sequence.tokens) - 1)
         idle = frozenset(place for place, sequence in enumerate(sequences) if sequence is None)
         topology = self.assembly.topology
-        branches = topology.hidden is not None and width == topology.num_rows
+        branches = topology.hidden is not None and max(map(len, tokens)) == topology.num_rows
+        if branches:
+            tokens = [fed + [0] * (topology.num_rows - len(fed)) if fed else [] for fed in tokens]
         first = None if len(rows) == len(self._rows) else rows.start
-        return Span(tokens, starts, first, idle, topology if branches else None)
+        span = Span(tokens, starts, first, idle, topology if branches else None)
+        return span if self.assembly.takes_ragged else span.filled()
 
     def _accept(
         self, part: range, span: Span, proposals: list[list[int]], params: SamplingParams
     ) -> dict[int, Outcome]:
         """For each active row of a part the accepted proposals and the target's own next token."""
-        work, width, first = self.assembly.workspaces["verify"], span.num_tokens, part.start
-        topology = span.topology or chain_topology(width)
-        active = [(row, self._rows[row]) for row in part]
-        sources = {row: sequence.uniform for row, sequence in active if sequence is not None}
-        target = self.assembly.target
+        work, target = self.assembly.workspaces["verify"], self.assembly.target
+        topology = span.topology or chain_topology(span.num_tokens)
+        sequences = {row: sequence for row in part if (sequence := self._rows[row]) is not None}
         if params.greedy:
             best = target.best(work, None, span.num_rows)
-            rows = {row: best[(row - first) * width : (row - first + 1) * width] for row in sources}
+            ends = [offset + length for offset, length in zip(span.offsets, span.lengths, strict=True)]
+            rows = {row: best[span.offsets[row - part.start] : ends[row - part.start]] for row in sequences}
             return {row: accept_greedy(topology, proposals[row], choices) for row, choices in rows.items()}
+        sources = {row: sequence.uniform for row, sequence in sequences.items()}
         judge = SampledAcceptance(topology, proposals, sources, RowSampler(work, params), self.drafter.probs)
-        judge.judge(target.logits(work, None, span.num_rows), width, first)
+        places = [(row, place) for row, length in zip(part, span.lengths, strict=True) for place in range(length)]
+        judge.judge(target.logits(work, None, span.num_rows), places)
         return judge.outcomes
 
     def _commit(self, row: int, place: int, span: Span, proposal: list[int], outcome: Outcome) -> list[int]:
@@ -333,9 +335,8 @@ class Engine:
         sequence = self._rows[row]
         assert sequence is not None
         target, num_accepted = self.assembly.target, len(outcome.path)
-        self.drafter.observe(
-            row, target.last_normalized(self.assembly.workspaces["verify"], place * span.num_tokens + outcome.last_row)
-        )
+        last = span.offsets[place] + outcome.last_row
+        self.drafter.observe(row, target.last_normalized(self.assembly.workspaces["verify"], last))
         if span.topology is not None:
             target.compact(row, span.starts[place], outcome.path)
         self.drafter.commit(sequence, len(proposal), outcome.path)

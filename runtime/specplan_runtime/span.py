@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 
 from specplan_runtime.topology import Topology
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Span:
-    """What one pass covers.
+    """What one pass covers. Its rows are the tokens of all sequences, one sequence after the other.
 
     Attributes:
-        tokens: for each of the b sequences, its n tokens.
+        tokens: for each of the b sequences, its tokens; some may have fewer than others, or none.
         starts: position of each sequence's first token; of its root, where the tokens are rows of a topology.
         row: the cache row of the first sequence, the others follow; None for all rows in order.
         idle: sequences that are only there to fill the batch: their cache rows stay as they are.
@@ -28,29 +30,74 @@ class Span:
     topology: Topology | None = None
     first_row: int = 0
 
-    @property
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence."""
+        return [len(tokens) for tokens in self.tokens]
+
+    @cached_property
     def num_tokens(self) -> int:
-        """N."""
-        return len(self.tokens[0])
+        """N: of the longest sequence."""
+        return max(self.lengths)
+
+    @cached_property
+    def num_rows(self) -> int:
+        """T."""
+        return sum(self.lengths)
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """The first row of each sequence."""
+        return [0, *accumulate(self.lengths)][:-1]
+
+    @cached_property
+    def kept_rows(self) -> list[slice]:
+        """Rows whose keys and values are kept: those of sequences that are not idle, neighbours together."""
+        found: list[slice] = []
+        for sequence, (length, row) in enumerate(zip(self.lengths, self.offsets, strict=True)):
+            if sequence in self.idle or not length:
+                continue
+            first = found.pop().start if found and found[-1].stop == row else row
+            found.append(slice(first, row + length))
+        return found
+
+    @cached_property
+    def is_ragged(self) -> bool:
+        """Whether some sequences have fewer tokens than others."""
+        return self.num_rows < len(self.tokens) * self.num_tokens
 
     @property
     def positions(self) -> list[int]:
-        """Position of every token, sequence by sequence; siblings in a tree have the same."""
-        rows = range(self.first_row, self.end_row)
-        depths = rows if self.topology is None else [self.topology.depths[row] for row in rows]
-        return [start + depth for start in self.starts for depth in depths]
+        """Position of every row; siblings in a tree have the same."""
+        found: list[int] = []
+        for start, length in zip(self.starts, self.lengths, strict=True):
+            found += self._positions(start, length)
+        return found
+
+    @property
+    def grid_positions(self) -> list[int]:
+        """Positions [b, N]: those of the rows; behind a shorter sequence's tokens that of its last one again."""
+        found: list[int] = []
+        for start, length in zip(self.starts, self.lengths, strict=True):
+            own = self._positions(start, length) or [start]
+            found += own + own[-1:] * (self.num_tokens - len(own))
+        return found
 
     @property
     def end_row(self) -> int:
         """One past the last row of the topology that the tokens are."""
         return self.first_row + self.num_tokens
 
-    @property
-    def num_rows(self) -> int:
-        """T."""
-        return len(self.tokens) * self.num_tokens
-
-    @property
+    @cached_property
     def length(self) -> int:
         """L_c: slots that the pass reads at most."""
-        return max(self.starts) + self.end_row
+        return max(start + self.first_row + length for start, length in zip(self.starts, self.lengths, strict=True))
+
+    def filled(self) -> Span:
+        """The same with equally many tokens in all sequences; nobody looks at the new ones."""
+        rectangular = [[*tokens, *[0] * (self.num_tokens - len(tokens))] for tokens in self.tokens]
+        return replace(self, tokens=rectangular) if self.is_ragged else self
+
+    def _positions(self, start: int, length: int) -> list[int]:
+        rows = range(self.first_row, self.first_row + length)
+        return [start + (row if self.topology is None else self.topology.depths[row]) for row in rows]

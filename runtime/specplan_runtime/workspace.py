@@ -11,6 +11,7 @@ from specplan.parallelism import Rank
 from specplan_runtime.arena import Arena
 from specplan_runtime.parameters import Slots
 from specplan_runtime.precision import Precision
+from specplan_runtime.span import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Workspace:
 
     Attributes:
         ids, positions: int64 [m].
+        places: where rows belong, None in passes of a single sequence.
         mask: bool, T·S flat, None when all layers are windowed.
         slot_positions: int64, b·S_w flat; window_mask, window_spare: bool, T·S_w flat; None without windowed layers.
         angles: float32 [m, rotary_dim/2]; turned: the same, None for float32.
@@ -117,6 +119,7 @@ class Workspace:
         self.ids = self._take("tokens", (m,), torch.int64)
         self.positions = self._take("tokens", (m,), torch.int64)
         self._place_masks()
+        self.places = self._take_places() if self.shape.batch_size > 1 else None
         self.angles = self._take("rope", (m, half), torch.float32)
         self.turned = self._take("rope", (m, half), torch.float32) if compute.itemsize < 4 else None
         tables = range(arch.num_rope_tables)
@@ -132,10 +135,22 @@ class Workspace:
         self.mean = self._take("norm", (m, 1), torch.float32) if arch.norm == "layer" else None
         self.float_rows = self._take("norm", (m, h), torch.float32) if compute.itemsize < 4 else None
 
+    @property
+    def _sees_all(self) -> bool:
+        """Whether some layer sees all slots."""
+        return not self.shape.slots.windowed or self._arch.num_sliding_layers < self._arch.num_hidden_layers
+
+    def _take_places(self) -> RowPlaces:
+        sequences, columns, full, windowed = (
+            self._take("tokens", (needed * self.rows,), torch.int64)
+            for needed in (True, True, self._sees_all, self.shape.slots.windowed > 0)
+        )
+        return RowPlaces(sequences, columns, full, windowed)
+
     def _place_masks(self) -> None:
         rows, slots = self.shape.num_rows, self.shape.slots
         self.mask = self.slot_positions = self.window_mask = self.window_spare = None
-        if not slots.windowed or self._arch.num_sliding_layers < self._arch.num_hidden_layers:
+        if self._sees_all:
             self.mask = self._take("mask", (rows * slots.full,), torch.bool)
         if slots.windowed:
             self.slot_positions = self._take("mask", (self.shape.batch_size * slots.windowed,), torch.int64)
@@ -202,6 +217,36 @@ class Workspace:
         spare = [0] * max(0, self._precision.least_rows - len(ids))
         write_integers(self.ids, ids + spare)
         write_integers(self.positions, positions + spare)
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlaces:
+    """Where the rows of a pass over several sequences belong.
+
+    Attributes:
+        sequences: int64 [m], which sequence.
+        columns: int64 [m], which of its rows.
+        full, windowed: int64 [m], the slot in caches of that kind; empty where there are none.
+    """
+
+    sequences: torch.Tensor
+    columns: torch.Tensor
+    full: torch.Tensor
+    windowed: torch.Tensor
+
+    def write(self, span: Span, num_full: int, num_windowed: int) -> None:
+        """Put the places of a span's rows on the device, for caches of so many slots."""
+        write_integers(self.sequences, [index for index, count in enumerate(span.lengths) for _ in range(count)])
+        write_integers(self.columns, [column for count in span.lengths for column in range(count)])
+        slots = [
+            start + span.first_row + column
+            for start, count in zip(span.starts, span.lengths, strict=True)
+            for column in range(count)
+        ]
+        if len(self.full):
+            write_integers(self.full, [slot % num_full for slot in slots])
+        if len(self.windowed):
+            write_integers(self.windowed, [slot % num_windowed for slot in slots])
 
 
 @dataclass(slots=True)

@@ -104,7 +104,7 @@ FORMULAS = {
         Formula("medusa_block", "rows of a Medusa head", heads.medusa_block, _LAYOUT),
         Formula("medusa_head", "logits of a Medusa head", heads.medusa_head, _LAYOUT),
         Formula("kernel_output", "outputs of kernels that allocate them", workspace.kernel_output, _LAYOUT),
-        Formula("tokens", "token ids and positions", workspace.tokens, _LAYOUT),
+        Formula("tokens", "token ids, positions, places of rows", workspace.tokens, _LAYOUT),
         Formula("mask", "attention mask", workspace.mask, _LAYOUT),
         Formula("rope", "rotary embedding", workspace.rope, _LAYOUT),
         Formula("hidden", "residual stream", workspace.hidden, _LAYOUT),

@@ -9,7 +9,7 @@ from fractions import Fraction
 import sympy
 
 from specplan.formulas.bind import evaluate_expression
-from specplan.formulas.functions import RoundUp
+from specplan.formulas.functions import Exceeds, RoundUp
 from specplan.formulas.integer import CeilDiv
 from specplan.formulas.memory import MemoryModel
 from specplan.formulas.symbols import MEANINGS
@@ -131,7 +131,10 @@ def _computes(term: Term) -> bool:
 
 
 def _without_kinks(expr: sympy.Expr, start: Mapping[str, int], end: Mapping[str, int]) -> sympy.Expr | None:
-    """Roundings dropped, maxima replaced by the argument that is largest at both ends; None when none is."""
+    """Roundings dropped, maxima replaced by the argument that is largest at both ends; None when none is.
+
+    A bracket that is the same at both ends counts as a number.
+    """
     if isinstance(expr, RoundUp):
         return _without_kinks(expr.args[0], start, end)
     if isinstance(expr, CeilDiv):
@@ -140,6 +143,9 @@ def _without_kinks(expr: sympy.Expr, start: Mapping[str, int], end: Mapping[str,
     if isinstance(expr, sympy.Max | sympy.Min):
         chosen = [arg for arg in expr.args if all(_number(arg, at) == _number(expr, at) for at in (start, end))]
         return _without_kinks(chosen[0], start, end) if chosen else None
+    if isinstance(expr, Exceeds):
+        inside = _number(expr, start)
+        return sympy.Integer(int(inside)) if inside == _number(expr, end) else None
     if isinstance(expr, sympy.Function):
         return None
     arguments = [_without_kinks(arg, start, end) for arg in expr.args]

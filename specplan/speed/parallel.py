@@ -22,7 +22,7 @@ from specplan.scenario import Scenario
 from specplan.speculation import Drafter
 from specplan.speed.links import TOKENS_S, Link, slowest_link
 from specplan.speed.roofline import Pass, Rows, Times
-from specplan.speed.steps import Ints, draft_seconds
+from specplan.speed.steps import Ints, draft_seconds, mean_over_rows, verified_rows
 from specplan.speed.timer import RooflineTimer, Timing, modelled
 
 REFERENCE = "roofline of each stage, links of the device profiles, pipeline as in GPipe, sums in a ring"
@@ -45,13 +45,10 @@ class SpreadTimer:
 
     def step_seconds(self, gamma: Ints, logits_rows: Ints, draft_rate: float = 1.0) -> Times:
         """One step in the mean, as ``specplan.speed.steps.step_seconds``."""
-        told = TOKENS_S * (1 + (self._whole.speculation.drafter != "none"))
-        seconds = self._verify(gamma, logits_rows) + self._draft(gamma, logits_rows) + told
         plainly = (1 - draft_rate) ** self._whole.workload.batch_size
-        if plainly == 0:
-            return seconds
-        result: Times = (1 - plainly) * seconds + plainly * (self._verify(0 * gamma, logits_rows) + TOKENS_S)
-        return result
+        told = TOKENS_S * (1 + (1 - plainly) * (self._whole.speculation.drafter != "none"))
+        drafting = (1 - plainly) * self._draft(gamma, logits_rows)
+        return self._verify(gamma, logits_rows, draft_rate) + drafting + told
 
     def prefill_seconds(self, prefill_chunk: Ints) -> Times:
         """Prefill of all prompts of one sequence, its chunks following one another through the stages."""
@@ -68,15 +65,18 @@ class SpreadTimer:
         result: Times = workload.num_turns * seconds
         return result
 
-    def _verify(self, gamma: Ints, logits_rows: Ints) -> Times:
+    def _verify(self, gamma: Ints, logits_rows: Ints, draft_rate: float) -> Times:
         parts = self._parallelism.num_micro_batches
         sequences = -(-self._whole.workload.batch_size // parts)
-        rows = sequences * (gamma + 1)
         context = self._whole.workload.mean_context
-        each = Pass(rows=rows, batch_size=sequences, context=context, head_rows=rows, logits_rows=logits_rows)
-        stages = self._stages("target", each)
-        result: Times = np.sum(stages, axis=0) + (parts - 1) * np.max(stages, axis=0)
-        return result
+
+        def seconds(rows: Ints) -> Times:
+            each = Pass(rows=rows, batch_size=sequences, context=context, head_rows=rows, logits_rows=logits_rows)
+            stages = self._stages("target", each)
+            result: Times = np.sum(stages, axis=0) + (parts - 1) * np.max(stages, axis=0)
+            return result
+
+        return mean_over_rows(verified_rows(self._whole, sequences, gamma, draft_rate), seconds)
 
     def _draft(self, gamma: Ints, logits_rows: Ints) -> Times:
         """All passes of the drafter in a step, and what they leave brought to the rank that decides."""

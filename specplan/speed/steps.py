@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,8 @@ from specplan.speed.timer import StepTimer, Timing, modelled
 Ints = npt.NDArray[np.int64]
 
 _PROBABILITY_BYTES = 4
+#: Numbers of drafting sequences that are less likely count nothing.
+_LEAST_SHARE = 1e-6
 
 
 def step_seconds(
@@ -29,29 +32,49 @@ def step_seconds(
         scenario: its γ and logits rows are not used.
         gamma: tokens drafted per sequence, one entry per configuration.
         logits_rows: rows of logits at one time.
-        draft_rate: share of a sequence's steps in which anything is drafted; a batch in which no sequence does
-            decodes plainly.
+        draft_rate: share of a sequence's steps in which anything is drafted.
         timing: of its models, modelled when None.
     """
     timing = timing or modelled(scenario)
-    host = timing.target.host_seconds(scenario.speculation.drafter)
-    drafting = draft_seconds(scenario, timing, gamma, logits_rows)
-    seconds = verify_seconds(scenario, timing, gamma, logits_rows) + drafting + host
-    plainly = (1 - draft_rate) ** scenario.workload.batch_size
-    if plainly == 0:
-        return seconds
-    plain = verify_seconds(scenario, timing, 0 * gamma, logits_rows) + host
-    result: Times = (1 - plainly) * seconds + plainly * plain
-    return result
+    batch, host = scenario.workload.batch_size, timing.target.host_seconds(scenario.speculation.drafter)
+    drafting = draft_seconds(scenario, timing, gamma, logits_rows) * (1 - (1 - draft_rate) ** batch)
+    return verify_seconds(scenario, timing, gamma, logits_rows, draft_rate) + drafting + host
 
 
-def verify_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints) -> Times:
-    """The target's pass over γ + 1 rows of each sequence."""
+def verify_seconds(
+    scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints, draft_rate: float = 1.0
+) -> Times:
+    """The target's pass over γ + 1 rows of each sequence that drafts, in the mean."""
     workload, batch = scenario.workload, scenario.workload.batch_size
-    rows = batch * (gamma + 1)
-    return timing.target.pass_seconds(
-        Pass(rows=rows, batch_size=batch, context=workload.mean_context, head_rows=rows, logits_rows=logits_rows)
-    )
+
+    def seconds(rows: Ints) -> Times:
+        each = Pass(
+            rows=rows, batch_size=batch, context=workload.mean_context, head_rows=rows, logits_rows=logits_rows
+        )  # fmt: skip
+        return timing.target.pass_seconds(each)
+
+    return mean_over_rows(verified_rows(scenario, batch, gamma, draft_rate), seconds)
+
+
+def verified_rows(scenario: Scenario, batch: int, gamma: Ints, draft_rate: float) -> list[tuple[float, Ints]]:
+    """Rows of a verify pass over some sequences, and how likely they are: which sequences draft is independent.
+
+    On a CPU every row costs time, and the runtime feeds one row of a sequence that drafts nothing. Elsewhere rows cost
+    little and kernels more: it fills them up to γ + 1 as soon as one drafts.
+    """
+    if draft_rate == 1:
+        return [(1.0, batch * (gamma + 1))]
+    if scenario.device.kind != "cpu":
+        plainly = (1 - draft_rate) ** batch
+        return [(plainly, batch + 0 * gamma), (1 - plainly, batch * (gamma + 1))]
+    shares = [math.comb(batch, k) * draft_rate**k * (1 - draft_rate) ** (batch - k) for k in range(batch + 1)]
+    return [(share, batch + k * gamma) for k, share in enumerate(shares) if share > _LEAST_SHARE]
+
+
+def mean_over_rows(likely: list[tuple[float, Ints]], seconds: Callable[[Ints], Times]) -> Times:
+    """Seconds in the mean over numbers of rows."""
+    total = sum(share for share, _ in likely)
+    return np.sum([share / total * seconds(rows) for share, rows in likely], axis=0)  # type: ignore[no-any-return]
 
 
 def draft_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints) -> Times:

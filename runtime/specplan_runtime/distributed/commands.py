@@ -35,19 +35,19 @@ class Forward:
         span = self.span
         head = [
             self.decoder, PHASES.index(self.phase), _number(self.num_layers), _number(span.row),
-            int(span.topology is not None), span.first_row, len(span.tokens), span.num_tokens,
+            int(span.topology is not None), span.first_row, len(span.tokens),
         ]  # fmt: skip
         idle = [int(row in span.idle) for row in range(len(span.tokens))]
-        return [*head, *span.starts, *idle, *(token for tokens in span.tokens for token in tokens)]
+        return [*head, *span.starts, *span.lengths, *idle, *(token for tokens in span.tokens for token in tokens)]
 
     @classmethod
     def decode(cls, numbers: list[int], topology: Topology) -> Forward:
         """Undo ``encode``; ``topology`` is that of the rows of a tree."""
-        decoder, phase, num_layers, row, branches, first_row, batch, width = numbers[:8]
-        starts, idle = numbers[8 : 8 + batch], numbers[8 + batch : 8 + 2 * batch]
-        flat = numbers[8 + 2 * batch :]
+        decoder, phase, num_layers, row, branches, first_row, batch = numbers[:7]
+        starts, lengths, idle = (numbers[7 + part * batch : 7 + (part + 1) * batch] for part in range(3))
+        flat = iter(numbers[7 + 3 * batch :])
         span = Span(
-            [flat[i * width : (i + 1) * width] for i in range(batch)],
+            [[next(flat) for _ in range(length)] for length in lengths],
             starts,
             _optional(row),
             frozenset(i for i in range(batch) if idle[i]),
@@ -197,7 +197,7 @@ def capacity(batch_size: int, most_rows: int) -> int:
         batch_size: sequences.
         most_rows: of the largest pass.
     """
-    return 2 + 8 + 2 * batch_size + most_rows
+    return 2 + 7 + 3 * batch_size + most_rows
 
 
 def _number(value: int | None) -> int:

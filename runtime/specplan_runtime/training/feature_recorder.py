@@ -67,6 +67,7 @@ class FeatureRecorder(Recorder):
             for phase in ("prefill_target", "verify")
         }
         own.target.tap = FeatureView(layers, self._places)
+        own.takes_ragged = False  # rows are found by sequence
         self._prompts: dict[int, list[torch.Tensor]] = {}
 
     def follow(self, sequence: Sequence, start: int, num_tokens: int) -> None:

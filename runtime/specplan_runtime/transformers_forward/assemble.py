@@ -87,6 +87,7 @@ def assemble_transformers(plan: Plan, progress: Progress, random_weights: bool) 
         topology=topology_of(plan.speculation.shape, None),
         eos_token_ids=plan.inputs.target.arch.eos_token_ids,
         measured=resident_bytes(decoders) | arena.bytes_by_item | forwards,
+        takes_ragged=False,
     )
 
 
