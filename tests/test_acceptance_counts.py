@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from bench.acceptance_traces import Output, draft_traces
 from bench.measure_acceptance import ngram_steps
 from specplan.speculation import Tree
-from specplan.speed.acceptance import Acceptance
+from specplan.speed.acceptance import ASSUMED_ALPHA, Acceptance
 from specplan.speed.acceptance_counts import (
     MIN_STEPS,
     Step,
@@ -117,6 +118,23 @@ def test_counted_rates_are_a_valid_category(found: list[Trace]) -> None:
     assert sorted(counted.accepted_per_step, reverse=True) == list(counted.accepted_per_step)
     best = np.cumprod([ranks[0] for ranks in counted.rank_rates])
     assert best == pytest.approx(counted.accepted_per_step, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shorter_chains_draft_more_often(seed: int) -> None:
+    """The shares of drafting steps that follow from one chain's are those that prompt lookup has at every length."""
+    rng = random.Random(seed)
+    phrases = [[rng.randrange(300) for _ in range(rng.randrange(2, 15))] for _ in range(60)]
+    text = [token for phrase in rng.choices(phrases, k=260) for token in (*phrase, rng.randrange(300))]
+    outputs = [Output("any", text[:200], text[200:], False)]
+    steps = {gamma: ngram_steps(outputs, gamma) for gamma in range(1, 10)}
+    counted = count_steps(steps, 9)
+    profile = Acceptance(
+        ASSUMED_ALPHA["ngram"], counted.accepted_per_step, counted.accepted_lengths, counted.draft_rate
+    )
+    found = [sum(step.drafted for step in steps[gamma]) / len(steps[gamma]) for gamma in steps]
+    assert found[0] - found[-1] > 0.1
+    assert profile.draft_rates(np.arange(1, 10)) == pytest.approx(found, abs=0.02)
 
 
 def test_rates_by_hand() -> None:

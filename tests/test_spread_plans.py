@@ -145,7 +145,7 @@ def test_every_variant_has_the_bytes_and_the_time_of_its_ranks() -> None:
         ranks = rank_scenarios(whole, parallelism, [card.device for card in question.cards])
         assert group.peak_bytes[index] == max(MemoryModel(rank).ledger().peak_bytes for rank in ranks)
         timer = SpreadTimer(whole, parallelism, ranks)
-        step = timer.step_seconds(group.gamma, group.logits_rows, group.acceptance.draft_rate)[index]
+        step = timer.step_seconds(group.gamma, group.logits_rows, group.acceptance.draft_rates(group.gamma))[index]
         assert group.tokens_per_s[index] == pytest.approx(2 * group.accepted_lengths[index] / step)
 
 

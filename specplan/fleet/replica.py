@@ -154,11 +154,13 @@ def pass_times(asked: Question, plan: Plan, workload: Workload) -> tuple[float, 
         workload: lengths and rows.
     """
     scenario, speculation = dataclasses.replace(plan.whole, workload=workload), plan.speculation
-    rate = acceptance_of(asked, speculation.drafter, speculation.num_exit_layers).draft_rate
+    acceptance = acceptance_of(asked, speculation.drafter, speculation.num_exit_layers)
     parallelism = None if plan.spread is None else plan.spread.parallelism
     knobs = (speculation.num_draft_nodes, speculation.prefill_chunk, speculation.logits_rows)
     gamma, chunk, rows = (np.array([value]) for value in knobs)
-    step, prefill = step_and_prefill_seconds(asked, parallelism, scenario, (gamma, chunk, rows), rate)
+    step, prefill = step_and_prefill_seconds(
+        asked, parallelism, scenario, (gamma, chunk, rows), acceptance.draft_rates(gamma)
+    )
     return float(step[0]), float(prefill[0])
 
 

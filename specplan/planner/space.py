@@ -21,7 +21,7 @@ from specplan.speculation import Drafter, Speculation
 from specplan.speed.acceptance import Acceptance
 from specplan.speed.parallel import SpreadTimer
 from specplan.speed.roofline import Times
-from specplan.speed.steps import prefill_seconds, step_seconds
+from specplan.speed.steps import Rate, prefill_seconds, step_seconds
 
 Ints = npt.NDArray[np.int64]
 
@@ -93,7 +93,7 @@ def candidates(question: Question, variant: Variant) -> Candidates:
         acceptance = weakened(acceptance, agreement)
     peak = peak_bytes(shares, Knobs(gamma, chunk, rows), budget)
     step_s, prefill_s = step_and_prefill_seconds(
-        question, variant.parallelism, scenario, (gamma, chunk, rows), acceptance.draft_rate
+        question, variant.parallelism, scenario, (gamma, chunk, rows), acceptance.draft_rates(gamma)
     )
     accepted = acceptance.accepted_lengths(gamma) if tree is None else acceptance.tree_accepted_lengths(tree)[gamma]
     decode_s = workload.new_tokens * step_s / accepted
@@ -119,7 +119,7 @@ def step_and_prefill_seconds(
     parallelism: Parallelism | None,
     scenario: Scenario,
     knobs: tuple[Ints, Ints, Ints],
-    draft_rate: float,
+    draft_rate: Rate,
 ) -> tuple[Times, Times]:
     """Seconds of a step, and of the prefill of a sequence's prompts, one of each for every configuration.
 
@@ -128,7 +128,7 @@ def step_and_prefill_seconds(
         parallelism: how the models are spread, None on one device.
         scenario: with whole models; its γ, chunk and rows are not used.
         knobs: γ, prefill chunk, logits rows.
-        draft_rate: share of steps in which anything is drafted.
+        draft_rate: share of steps in which anything is drafted, of each configuration.
     """
     gamma, chunk, rows = knobs
     if parallelism is None:

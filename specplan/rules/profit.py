@@ -78,7 +78,7 @@ def speedups(subject: Subject, batch_size: int) -> Speedups | None:
     rows = np.full(len(gammas), _ROWS, dtype=np.int64)
     try:
         scenario = _scenario(subject, drafter, batch_size)
-        seconds = step_seconds(scenario, gammas, rows, rates.draft_rate)
+        seconds = step_seconds(scenario, gammas, rows, rates.draft_rates(gammas))
     except SpecplanError as error:
         raise CannotTell(f"speed: {error}", method.location) from None
     speed = rates.accepted_lengths(gammas) / seconds

@@ -38,7 +38,7 @@ class Acceptance:
         accepted_per_step: s_1, s_2, …, the share of steps in which that position of a chain was accepted. Positions
             behind the last one go on with its conditional rate.
         known_lengths: τ of chains of 1, 2, … tokens, where each was measured by itself.
-        draft_rate: share of steps in which anything is drafted.
+        draft_rate: share of steps in which anything is drafted, of the chain whose positions are known.
         rank_rates: for each depth, how often the target's token has each rank, given a right parent; empty where only
             chains are known.
         extrapolated_from: positions and depths beyond this one were not measured; None where one rate is for all.
@@ -94,6 +94,17 @@ class Acceptance:
         tail = max(0.0, known[-1]) * self.conditional_rates[-1] ** np.arange(1, beyond + 1)
         lengths: Rates = np.concatenate([[1.0], 1.0 + np.cumsum(np.concatenate([known, tail]))])[wanted]
         return lengths
+
+    def draft_rates(self, gammas: npt.NDArray[np.int64]) -> Rates:
+        """Share of steps that draft anything, for each length γ of a chain.
+
+        What was accepted had been found, so the tokens for which nothing is found do not depend on γ; the steps for all
+        others do. A share u of undrafted steps at τ becomes u·τ(γ)/τ.
+        """
+        measured = 1.0 + sum(self.accepted_per_step)
+        undrafted = (1 - self.draft_rate) * self.accepted_lengths(gammas) / measured
+        rates: Rates = np.clip(1 - undrafted, 0.0, 1.0)
+        return rates
 
     def ranks(self, depth: int, topk: int) -> Rates:
         """Rates by depth and rank: float64 [depth, topk].

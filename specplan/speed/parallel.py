@@ -22,7 +22,7 @@ from specplan.scenario import Scenario
 from specplan.speculation import Drafter
 from specplan.speed.links import TOKENS_S, Link, slowest_link
 from specplan.speed.roofline import Pass, Rows, Times
-from specplan.speed.steps import Ints, draft_seconds, mean_over_rows, verified_rows
+from specplan.speed.steps import Ints, Rate, draft_seconds, mean_over_rows, verified_rows
 from specplan.speed.timer import RooflineTimer, Timing, modelled
 
 REFERENCE = "roofline of each stage, links of the device profiles, pipeline as in GPipe, sums in a ring"
@@ -43,7 +43,7 @@ class SpreadTimer:
         self._whole, self._parallelism, self._ranks = whole, parallelism, tuple(ranks)
         self._link = slowest_link([rank.device for rank in ranks])
 
-    def step_seconds(self, gamma: Ints, logits_rows: Ints, draft_rate: float = 1.0) -> Times:
+    def step_seconds(self, gamma: Ints, logits_rows: Ints, draft_rate: Rate = 1.0) -> Times:
         """One step in the mean, as ``specplan.speed.steps.step_seconds``."""
         plainly = (1 - draft_rate) ** self._whole.workload.batch_size
         told = TOKENS_S * (1 + (1 - plainly) * (self._whole.speculation.drafter != "none"))
@@ -65,7 +65,7 @@ class SpreadTimer:
         result: Times = workload.num_turns * seconds
         return result
 
-    def _verify(self, gamma: Ints, logits_rows: Ints, draft_rate: float) -> Times:
+    def _verify(self, gamma: Ints, logits_rows: Ints, draft_rate: Rate) -> Times:
         parts = self._parallelism.num_micro_batches
         sequences = -(-self._whole.workload.batch_size // parts)
         context = self._whole.workload.mean_context

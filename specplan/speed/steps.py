@@ -17,6 +17,8 @@ from specplan.speed.roofline import BANDWIDTH_EFFICIENCY, Pass, Times, pass_seco
 from specplan.speed.timer import StepTimer, Timing, modelled
 
 Ints = npt.NDArray[np.int64]
+#: One for all configurations, or one for each.
+Rate = float | npt.NDArray[np.float64]
 
 _PROBABILITY_BYTES = 4
 #: Numbers of drafting sequences that are less likely count nothing.
@@ -24,7 +26,7 @@ _LEAST_SHARE = 1e-6
 
 
 def step_seconds(
-    scenario: Scenario, gamma: Ints, logits_rows: Ints, draft_rate: float = 1.0, timing: Timing | None = None
+    scenario: Scenario, gamma: Ints, logits_rows: Ints, draft_rate: Rate = 1.0, timing: Timing | None = None
 ) -> Times:
     """One step in the mean: the drafter's passes, the target's verify pass, and what the host does besides.
 
@@ -32,7 +34,7 @@ def step_seconds(
         scenario: its γ and logits rows are not used.
         gamma: tokens drafted per sequence, one entry per configuration.
         logits_rows: rows of logits at one time.
-        draft_rate: share of a sequence's steps in which anything is drafted.
+        draft_rate: share of a sequence's steps in which anything is drafted; one, or one for each configuration.
         timing: of its models, modelled when None.
     """
     timing = timing or modelled(scenario)
@@ -41,9 +43,7 @@ def step_seconds(
     return verify_seconds(scenario, timing, gamma, logits_rows, draft_rate) + drafting + host
 
 
-def verify_seconds(
-    scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints, draft_rate: float = 1.0
-) -> Times:
+def verify_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints, draft_rate: Rate = 1.0) -> Times:
     """The target's pass over γ + 1 rows of each sequence that drafts, in the mean."""
     workload, batch = scenario.workload, scenario.workload.batch_size
 
@@ -56,25 +56,26 @@ def verify_seconds(
     return mean_over_rows(verified_rows(scenario, batch, gamma, draft_rate), seconds)
 
 
-def verified_rows(scenario: Scenario, batch: int, gamma: Ints, draft_rate: float) -> list[tuple[float, Ints]]:
+def verified_rows(scenario: Scenario, batch: int, gamma: Ints, draft_rate: Rate) -> list[tuple[Rate, Ints]]:
     """Rows of a verify pass over some sequences, and how likely they are: which sequences draft is independent.
 
     On a CPU every row costs time, and the runtime feeds one row of a sequence that drafts nothing. Elsewhere rows cost
     little and kernels more: it fills them up to γ + 1 as soon as one drafts.
     """
-    if draft_rate == 1:
+    if np.all(draft_rate == 1):
         return [(1.0, batch * (gamma + 1))]
     if scenario.device.kind != "cpu":
         plainly = (1 - draft_rate) ** batch
         return [(plainly, batch + 0 * gamma), (1 - plainly, batch * (gamma + 1))]
     shares = [math.comb(batch, k) * draft_rate**k * (1 - draft_rate) ** (batch - k) for k in range(batch + 1)]
-    return [(share, batch + k * gamma) for k, share in enumerate(shares) if share > _LEAST_SHARE]
+    return [(share, batch + k * gamma) for k, share in enumerate(shares) if np.any(share > _LEAST_SHARE)]
 
 
-def mean_over_rows(likely: list[tuple[float, Ints]], seconds: Callable[[Ints], Times]) -> Times:
+def mean_over_rows(likely: list[tuple[Rate, Ints]], seconds: Callable[[Ints], Times]) -> Times:
     """Seconds in the mean over numbers of rows."""
     total = sum(share for share, _ in likely)
-    return np.sum([share / total * seconds(rows) for share, rows in likely], axis=0)  # type: ignore[no-any-return]
+    weighted: list[Times] = [share / total * seconds(rows) for share, rows in likely]
+    return np.sum(weighted, axis=0)  # type: ignore[no-any-return]
 
 
 def draft_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints) -> Times:
