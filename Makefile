@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 DEV = hypothesis import-linter jsonschema junitparser matplotlib mypy pytest pytest-xdist ruff types-PyYAML types-jsonschema types-tabulate
 
 .PHONY: demo test lint types contracts unit docs docs-check bench bench-qwen bench-batches bench-heads \
-  bench-calibrated bench-distributed bench-peers bench-specmemo clean
+  bench-calibrated bench-kill bench-distributed bench-peers bench-specmemo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/specplan pull smollm2-135m --to $(MODELS)
@@ -78,6 +78,12 @@ bench-calibrated: $(VENV)/.installed
 	$(BIN)/python -m bench.calibrated --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf --gammas 2,4,6 --early-exit 2
 	$(BIN)/python -m bench.calibrated --model $(MODELS)/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf \
 	  --draft $(MODELS)/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf --ngram 2,4,6
+
+# Fifty SIGKILLs at random moments, half of them into a batch job and half into a chat; ten minutes.
+bench-kill: $(VENV)/.installed
+	$(BIN)/specplan pull smollm2-135m --to $(MODELS)
+	$(BIN)/python -m bench.kill --model $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf \
+	  --questions 12 --tokens 12 --context 256
 
 # Two and four processes against one, token by token and byte by byte; then ranks are killed. No downloads, ten minutes.
 bench-distributed: $(VENV)/.installed

@@ -318,6 +318,7 @@ def test_ctrl_c_ends_with_one_line(plan: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'runtime'}", "OMP_NUM_THREADS": "1"}
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from specplan_runtime import engine\n"
         "real, calls = engine.Engine.step, []\n"
         "def step(self, params):\n"

@@ -25,7 +25,7 @@ from specplan.planner.space import all_candidates
 from specplan.scenario import Scenario
 from specplan.speculation import Chain, Speculation
 from specplan.speed.roofline import Pass
-from specplan.speed.steps import prefill_seconds, step_seconds
+from specplan.speed.steps import prefill_seconds, step_seconds, verified_rows
 from specplan.speed.timer import modelled
 from tests.conftest import model_input, tiny_arch, tiny_question
 
@@ -125,6 +125,21 @@ def test_a_step_in_the_mean_over_who_drafts(device: str, batch: int, rate: float
         each = Pass(rows=rows, batch_size=batch, context=workload.mean_context, head_rows=rows, logits_rows=2)
         mean += share * float(modelled(scenario).target.pass_seconds(each))
     assert float(step_seconds(scenario, gamma, tile, rate)[0]) == pytest.approx(mean, rel=1e-9)
+
+
+def test_many_sequences_draft_as_in_the_mean() -> None:
+    scenario = Scenario(
+        tiny_arch(),
+        None,
+        device_profile("cpu-generic"),
+        tiny_question().workload,
+        Speculation("ngram", Chain(5), 0, 16, 2),
+    )
+    ((share, rows),) = verified_rows(scenario, 4096, np.array([0, 5]), np.array([0.5, 0.25]))
+    assert share == 1
+    assert rows.tolist() == [4096, 4096 + 5120]
+    few = verified_rows(scenario, 64, np.array([5]), 0.25)
+    assert sum(float(share * rows[0]) for share, rows in few) == pytest.approx(64 + 80, rel=1e-4)
 
 
 def _rows(batch: int, most_drafted: int) -> list[int]:

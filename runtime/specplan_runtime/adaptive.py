@@ -51,7 +51,8 @@ class AdaptiveLimit:
         self._choices = tuple(range(most + 1)) if depth is None else (0, most)
         self._positions = most if depth is None else depth
         self._seconds: dict[int, float] = {}
-        self._share, self._shares = 1.0, 0  # of the rows that draft anything in a step in which one does
+        #: Of the rows, those that draft anything in a step in which one does; and steps that this looks back on.
+        self._drafting_share, self._num_shares = 1.0, 0
         self._any_rate = _Rate(_FIRST_RATE, _FIRST_WEIGHT)
         self._rates = [_Rate(0.0, 0) for _ in range(self._positions)]
         self._best = most
@@ -80,9 +81,9 @@ class AdaptiveLimit:
             self._seconds[drafted] = seconds if known is None else known + (seconds - known) / _STEPS_TIMED
         self._learn_rates(num_drafted, num_accepted)
         if drafted:
-            self._shares = min(_STEPS_JUDGED, self._shares + 1)
+            self._num_shares = min(_STEPS_JUDGED, self._num_shares + 1)
             share = sum(map(bool, num_drafted)) / len(num_drafted)
-            self._share += (share - self._share) / self._shares
+            self._drafting_share += (share - self._drafting_share) / self._num_shares
         self._steps += 1
         if self._looking:
             self._looking -= 1
@@ -125,7 +126,7 @@ class AdaptiveLimit:
 
     def _expected_tokens(self) -> list[float]:
         """Tokens that a row emits in the mean when 0, 1, 2, … positions are drafted: not every row finds any."""
-        tokens, reached = [1.0], self._share
+        tokens, reached = [1.0], self._drafting_share
         for rate in self._rates:
             reached *= rate.leaning_on(self._any_rate.mean)
             tokens.append(tokens[-1] + reached)

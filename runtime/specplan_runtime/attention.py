@@ -67,7 +67,7 @@ class Attention:
                     function(angles, out=place)
                 else:  # an out of another dtype would make PyTorch allocate
                     place.copy_(function(angles, out=work.turned[:fed]))
-        if span.is_ragged:  # masks are grids; nobody needs positions after them
+        if span.is_ragged:  # masks are grids; nobody needs positions after the masks
             write_integers(work.positions, span.grid_positions)
         if work.places is not None and len(span.tokens) > 1:
             work.places.write(span, self._parameters.full.num_slots, self._parameters.windowed.num_slots)
@@ -191,15 +191,13 @@ class Attention:
 
     @staticmethod
     def _store(work: Workspace, span: Span, layer: Layer, rows: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-        """Put rows [T, H_k, w] in the layer's part of a cache's cells, in turn; give what the pass reads
-        [b·H_k, L_c, w].
-        """
+        """Put rows [T, H_k, w] in a layer of a cache's cells; what the pass reads of it, [b·H_k, L_c, w]."""
         cache = cells[layer.cache_index]
         slots = cache.shape[2]
         place = cache if span.row is None else cache[span.row : span.row + len(span.starts)]
         if len(span.starts) > 1 and rows.dtype == cache.dtype:
             assert work.places is not None
-            of_rows = work.places.windowed if layer.windowed else work.places.full
+            of_rows = work.places.windowed_slots if layer.windowed else work.places.full_slots
             for kept in span.kept_rows:
                 place.transpose(1, 2).index_put_((work.places.sequences[kept], of_rows[kept]), rows[kept])
         else:
@@ -208,7 +206,7 @@ class Attention:
 
     @staticmethod
     def _copy(span: Span, rows: torch.Tensor, place: torch.Tensor) -> None:
-        """The same one sequence after the other: faster for a single one, and converts what is quantized."""
+        """Put rows there one sequence after the other: faster for a single one, and converts where dtypes differ."""
         slots = place.shape[2]
         for sequence, (start, n) in enumerate(zip(span.starts, span.lengths, strict=True)):
             if sequence in span.idle or not n:

@@ -16,7 +16,8 @@ class Span:
 
     Attributes:
         tokens: for each of the b sequences, its tokens; some may have fewer than others, or none.
-        starts: position of each sequence's first token; of its root, where the tokens are rows of a topology.
+        starts: position of each sequence's first token; of its root, where the tokens are rows of a topology; any for
+            a sequence without tokens.
         row: the cache row of the first sequence, the others follow; None for all rows in order.
         idle: sequences that are only there to fill the batch: their cache rows stay as they are.
         topology: of the tokens of each sequence, None for one after the other.
@@ -37,7 +38,7 @@ class Span:
 
     @cached_property
     def num_tokens(self) -> int:
-        """N: of the longest sequence."""
+        """n: tokens of the longest sequence."""
         return max(self.lengths)
 
     @cached_property
@@ -67,6 +68,12 @@ class Span:
         return self.num_rows < len(self.tokens) * self.num_tokens
 
     @property
+    def slots(self) -> list[int]:
+        """Place of every row in its sequence's cache: siblings in a tree have different ones."""
+        firsts = [start + self.first_row for start in self.starts]
+        return [first + n for first, length in zip(firsts, self.lengths, strict=True) for n in range(length)]
+
+    @property
     def positions(self) -> list[int]:
         """Position of every row; siblings in a tree have the same."""
         found: list[int] = []
@@ -76,7 +83,7 @@ class Span:
 
     @property
     def grid_positions(self) -> list[int]:
-        """Positions [b, N]: those of the rows; behind a shorter sequence's tokens that of its last one again."""
+        """Positions [b, n]: those of the rows; behind a shorter sequence's tokens that of its last one again."""
         found: list[int] = []
         for start, length in zip(self.starts, self.lengths, strict=True):
             own = self._positions(start, length) or [start]

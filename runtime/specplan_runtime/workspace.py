@@ -43,7 +43,7 @@ class Workspace:
 
     Attributes:
         ids, positions: int64 [m].
-        places: where rows belong, None in passes of a single sequence.
+        places: where rows belong, None in workspaces for a single sequence.
         mask: bool, T·S flat, None when all layers are windowed.
         slot_positions: int64, b·S_w flat; window_mask, window_spare: bool, T·S_w flat; None without windowed layers.
         angles: float32 [m, rotary_dim/2]; turned: the same, None for float32.
@@ -225,28 +225,24 @@ class RowPlaces:
 
     Attributes:
         sequences: int64 [m], which sequence.
-        columns: int64 [m], which of its rows.
-        full, windowed: int64 [m], the slot in caches of that kind; empty where there are none.
+        columns: int64 [m], which of its rows; of ragged passes only.
+        full_slots, windowed_slots: int64 [m], the slot in caches of that kind; empty where there are none.
     """
 
     sequences: torch.Tensor
     columns: torch.Tensor
-    full: torch.Tensor
-    windowed: torch.Tensor
+    full_slots: torch.Tensor
+    windowed_slots: torch.Tensor
 
     def write(self, span: Span, num_full: int, num_windowed: int) -> None:
         """Put the places of a span's rows on the device, for caches of so many slots."""
         write_integers(self.sequences, [index for index, count in enumerate(span.lengths) for _ in range(count)])
-        write_integers(self.columns, [column for count in span.lengths for column in range(count)])
-        slots = [
-            start + span.first_row + column
-            for start, count in zip(span.starts, span.lengths, strict=True)
-            for column in range(count)
-        ]
-        if len(self.full):
-            write_integers(self.full, [slot % num_full for slot in slots])
-        if len(self.windowed):
-            write_integers(self.windowed, [slot % num_windowed for slot in slots])
+        if span.is_ragged:
+            write_integers(self.columns, [column for count in span.lengths for column in range(count)])
+        if len(self.full_slots):
+            write_integers(self.full_slots, [slot % num_full for slot in span.slots])
+        if len(self.windowed_slots):
+            write_integers(self.windowed_slots, [slot % num_windowed for slot in span.slots])
 
 
 @dataclass(slots=True)

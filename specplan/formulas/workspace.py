@@ -81,7 +81,7 @@ _PACKED = f_o * f_r
 
 
 def tokens() -> sympy.Expr:
-    """Token ids and positions, int64; with several sequences also each row's sequence, its place among that one's rows,
+    """Token ids and positions, int64; with several sequences also each row's sequence, its place among its rows,
     and its slot in caches of all slots and of windows.
     """
     return (2 + Exceeds(b, 1) * (2 + x_f + x_w)) * aligned(8 * ROWS)

@@ -128,7 +128,7 @@ def step_and_prefill_seconds(
         parallelism: how the models are spread, None on one device.
         scenario: with whole models; its γ, chunk and rows are not used.
         knobs: γ, prefill chunk, logits rows.
-        draft_rate: share of steps in which anything is drafted, of each configuration.
+        draft_rate: share of steps in which anything is drafted; one, or one for each configuration.
     """
     gamma, chunk, rows = knobs
     if parallelism is None:

@@ -21,7 +21,9 @@ Ints = npt.NDArray[np.int64]
 Rate = float | npt.NDArray[np.float64]
 
 _PROBABILITY_BYTES = 4
-#: Numbers of drafting sequences that are less likely count nothing.
+#: Sequences of which about as many draft in every step.
+_MANY = 64
+#: Numbers of drafting sequences that are less likely than this are left out.
 _LEAST_SHARE = 1e-6
 
 
@@ -44,7 +46,7 @@ def step_seconds(
 
 
 def verify_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints, draft_rate: Rate = 1.0) -> Times:
-    """The target's pass over γ + 1 rows of each sequence that drafts, in the mean."""
+    """The target's pass in the mean: γ + 1 rows of a sequence that drafts, one or as many of the others."""
     workload, batch = scenario.workload, scenario.workload.batch_size
 
     def seconds(rows: Ints) -> Times:
@@ -59,14 +61,17 @@ def verify_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows:
 def verified_rows(scenario: Scenario, batch: int, gamma: Ints, draft_rate: Rate) -> list[tuple[Rate, Ints]]:
     """Rows of a verify pass over some sequences, and how likely they are: which sequences draft is independent.
 
-    On a CPU every row costs time, and the runtime feeds one row of a sequence that drafts nothing. Elsewhere rows cost
-    little and kernels more: it fills them up to γ + 1 as soon as one drafts.
+    On a CPU every row costs time, and the runtime's own forward takes one row of a sequence that drafts nothing; its
+    attention, whose grid is filled up, is a small part. Elsewhere rows cost little and kernels more: all are filled up
+    to γ + 1 as soon as one drafts.
     """
     if np.all(draft_rate == 1):
         return [(1.0, batch * (gamma + 1))]
-    if scenario.device.kind != "cpu":
+    if scenario.device.kind != "cpu" or scenario.transformers_version is not None:
         plainly = (1 - draft_rate) ** batch
         return [(plainly, batch + 0 * gamma), (1 - plainly, batch * (gamma + 1))]
+    if batch > _MANY:
+        return [(1.0, batch + np.rint(batch * draft_rate * gamma).astype(np.int64))]
     shares = [math.comb(batch, k) * draft_rate**k * (1 - draft_rate) ** (batch - k) for k in range(batch + 1)]
     return [(share, batch + k * gamma) for k, share in enumerate(shares) if np.any(share > _LEAST_SHARE)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +50,8 @@ def run_checks(
 ) -> Iterator[Check]:
     """Plain decoding, prompt lookup and the draft model on a few questions, beside what their passes should take."""
     batch = engine.plan.workload.batch_size
-    yield _check("none", 0, answers, batch, target, None)
+    verified = 1 if engine.assembly.takes_ragged else batch
+    yield _check("none", 0, answers, (batch, verified), target, None)
     drafters: list[Drafter] = ["ngram"]
     if engine.plan.inputs.draft is not None:
         drafters.append("draft_model")
@@ -62,15 +62,20 @@ def run_checks(
         else:
             engine.set_speculating(True)
         again = [answer(engine, decoders, known.question, len(known.tokens)) for known in answers[::every]]
-        yield _check(name, CHECK_GAMMA, again, batch, target, draft if name == "draft_model" else None)
+        yield _check(name, CHECK_GAMMA, again, (batch, verified), target, draft if name == "draft_model" else None)
         done(number / len(drafters))
 
 
 def _check(
-    drafter: Drafter, gamma: int, answers: Sequence[Answer], batch: int, target: StepTimer, draft: StepTimer | None
+    drafter: Drafter,
+    gamma: int,
+    answers: Sequence[Answer],
+    sizes: tuple[int, int],
+    target: StepTimer,
+    draft: StepTimer | None,
 ) -> Check:
     steps = [step for known in answers for step in known.steps]
-    predicted = [_predicted(step, batch, target, draft) for step in steps]
+    predicted = [_predicted(step, *sizes, target, draft) for step in steps]
     beyond = sorted(step.seconds - step.passes_s for step in steps)
     return Check(
         drafter,
@@ -82,11 +87,14 @@ def _check(
     )
 
 
-def _predicted(step: StepRecord, batch: int, target: StepTimer, draft: StepTimer | None) -> float:
-    rows = batch * (step.num_drafted + 1)
-    verify = Pass(rows=rows, batch_size=batch, context=step.context, head_rows=rows, logits_rows=rows)
+def _predicted(step: StepRecord, batch: int, verified: int, target: StepTimer, draft: StepTimer | None) -> float:
+    """Seconds of a step of one sequence: drafting has rows of the whole batch, verifying those of ``verified``."""
+    rows = verified * (step.num_drafted + 1)
+    verify = Pass(rows=rows, batch_size=verified, context=step.context, head_rows=rows, logits_rows=rows)
     seconds = float(target.pass_seconds(verify))
     if draft is not None:
-        once = draft.pass_seconds(dataclasses.replace(verify, rows=batch, head_rows=batch, logits_rows=batch))
+        once = draft.pass_seconds(
+            Pass(rows=batch, batch_size=batch, context=step.context, head_rows=batch, logits_rows=batch)
+        )
         seconds += step.num_drafted * float(once)
     return seconds
