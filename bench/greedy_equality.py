@@ -1,9 +1,9 @@
 """Greedy output of every drafter and γ against transformers' generate, on real weights in float32.
 
-    python -m bench.greedy_equality --model FILE.gguf [--tokens 64] [--gammas 1 2 3 4 5 6 7 8] [--drafters ngram]
+    python -m bench.greedy_equality --model FILE.gguf [--tokens 64] [--gammas 1 2 3 4 5 6 7 8] [--batch-size 8]
 
-Twenty prompts are decoded as one batch with ragged acceptance; the reference decodes them one by one. Exits with 1 when
-any token differs.
+Sixty prompts are decoded in a batch with ragged acceptance, finished rows taking the next prompt; the reference decodes
+them one by one. Exits with 1 when any token differs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import torch
 from tabulate import tabulate
 
+from bench.kill import QUESTIONS
 from bench.ours import Models, engine_of, plan_of
 from bench.reference import generate, load_reference
 from specplan.models.resolve import resolve_model
@@ -43,6 +44,7 @@ PROMPTS = [
     "How do I boil an egg?",
     "Write a SQL query that counts users by country.",
     "Copy this list: apple, pear, plum, apple, pear, plum, apple, pear, plum.",
+    *QUESTIONS,
 ]
 
 
@@ -59,6 +61,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--gammas", type=int, nargs="+", default=list(range(1, 9)))
     parser.add_argument("--drafters", nargs="+", default=["ngram", "draft_model", "early_exit"])
+    parser.add_argument("--batch-size", type=int, default=20)
     options = parser.parse_args()
     target = resolve_model(options.model)
     tokenizer = Tokenizer(target)
@@ -71,7 +74,7 @@ def main() -> int:
         ("none", None),
         *((d, g) for d in options.drafters for g in options.gammas),
     ]:
-        engine = engine_for(options.model, drafter, gamma, len(prompts))
+        engine = engine_for(options.model, drafter, gamma, options.batch_size)
         found: list[list[int]] = [[] for _ in prompts]
         with torch.inference_mode():
             for emission in engine.serve(Request(i, prompt, options.tokens) for i, prompt in enumerate(prompts)):
