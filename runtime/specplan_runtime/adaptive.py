@@ -20,12 +20,12 @@ _LEAST_GAIN = 1.01
 
 
 class _Rate:
-    """A running mean of yes and no."""
+    """A running mean of yes and no, or of shares of yes."""
 
     def __init__(self, mean: float, count: int) -> None:
         self.mean, self.count = mean, count
 
-    def add(self, hit: bool) -> None:
+    def add(self, hit: float) -> None:
         """One more answer."""
         self.count = min(_STEPS_JUDGED, self.count + 1)
         self.mean += (hit - self.mean) / self.count
@@ -51,8 +51,8 @@ class AdaptiveLimit:
         self._choices = tuple(range(most + 1)) if depth is None else (0, most)
         self._positions = most if depth is None else depth
         self._seconds: dict[int, float] = {}
-        #: Of the rows, those that draft anything in a step in which one does; and steps that this looks back on.
-        self._drafting_share, self._num_shares = 1.0, 0
+        #: Of the rows, those that draft anything in a step in which one does.
+        self._drafting = _Rate(1.0, 0)
         self._any_rate = _Rate(_FIRST_RATE, _FIRST_WEIGHT)
         self._rates = [_Rate(0.0, 0) for _ in range(self._positions)]
         self._best = most
@@ -81,9 +81,7 @@ class AdaptiveLimit:
             self._seconds[drafted] = seconds if known is None else known + (seconds - known) / _STEPS_TIMED
         self._learn_rates(num_drafted, num_accepted)
         if drafted:
-            self._num_shares = min(_STEPS_JUDGED, self._num_shares + 1)
-            share = sum(map(bool, num_drafted)) / len(num_drafted)
-            self._drafting_share += (share - self._drafting_share) / self._num_shares
+            self._drafting.add(sum(map(bool, num_drafted)) / len(num_drafted))
         self._steps += 1
         if self._looking:
             self._looking -= 1
@@ -126,7 +124,7 @@ class AdaptiveLimit:
 
     def _expected_tokens(self) -> list[float]:
         """Tokens that a row emits in the mean when 0, 1, 2, … positions are drafted: not every row finds any."""
-        tokens, reached = [1.0], self._drafting_share
+        tokens, reached = [1.0], self._drafting.mean
         for rate in self._rates:
             reached *= rate.leaning_on(self._any_rate.mean)
             tokens.append(tokens[-1] + reached)

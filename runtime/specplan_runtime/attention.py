@@ -211,8 +211,7 @@ class Attention:
         for sequence, (start, n) in enumerate(zip(span.starts, span.lengths, strict=True)):
             if sequence in span.idle or not n:
                 continue
-            row = span.offsets[sequence]
-            fresh = rows[row : row + n].transpose(0, 1)
+            fresh = rows[span.rows_of(sequence)].transpose(0, 1)
             slot = (start + span.first_row) % slots
             before_end = min(n, slots - slot)
             place[sequence, :, slot : slot + before_end].copy_(fresh[:, :before_end])
@@ -221,11 +220,10 @@ class Attention:
 
     def _pack_queries(self, work: Workspace, span: Span, qkv: torch.Tensor) -> torch.Tensor:
         """[b·H_k, G·n, d], scaled: the query heads of a KV head lie together, so K and V are never repeated."""
-        queries = work.queries[
-            : len(span.tokens) * span.num_tokens * self._arch.num_attention_heads * self._arch.head_dim
-        ]
-        packed = queries.view(len(span.tokens) * self._arch.num_key_value_heads, -1, self._arch.head_dim)
-        by_token, grid = self._by_token(span, qkv[:, : self._arch.num_attention_heads]), self._grid(span, packed)
+        b, heads, d = len(span.tokens), self._arch.num_attention_heads, self._arch.head_dim
+        queries = work.queries[: b * span.num_tokens * heads * d]
+        packed = queries.view(b * self._arch.num_key_value_heads, -1, d)
+        by_token, grid = self._by_token(span, qkv[:, :heads]), self._grid(span, packed)
         if span.is_ragged:
             grid.index_put_(self._in_grid(work, span), by_token.mul_(self._multiplier))
         else:

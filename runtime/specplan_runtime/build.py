@@ -126,7 +126,7 @@ def assemble_own(
         topology=topology_of(plan.speculation.shape, layout.tree),
         eos_token_ids=plan.inputs.target.arch.eos_token_ids,
         measured=layout.arena.bytes_by_item,
-        # a head that reads the pass's hidden states finds them by cache row
+        # elsewhere kernels cost more than rows; a head that reads the pass's hidden states finds them by cache row
         takes_ragged=device.type == "cpu" and layout.eagle3 is None,
     )
 

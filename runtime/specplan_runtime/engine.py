@@ -318,8 +318,7 @@ class Engine:
         sequences = {row: sequence for row in part if (sequence := self._rows[row]) is not None}
         if params.greedy:
             best = target.best(work, None, span.num_rows)
-            ends = [offset + length for offset, length in zip(span.offsets, span.lengths, strict=True)]
-            rows = {row: best[span.offsets[row - part.start] : ends[row - part.start]] for row in sequences}
+            rows = {row: best[span.rows_of(row - part.start)] for row in sequences}
             return {row: accept_greedy(topology, proposals[row], choices) for row, choices in rows.items()}
         sources = {row: sequence.uniform for row, sequence in sequences.items()}
         judge = SampledAcceptance(topology, proposals, sources, RowSampler(work, params), self.drafter.probs)

@@ -51,15 +51,20 @@ class Span:
         """The first row of each sequence."""
         return [0, *accumulate(self.lengths)][:-1]
 
+    def rows_of(self, sequence: int) -> slice:
+        """The rows of a sequence."""
+        return slice(self.offsets[sequence], self.offsets[sequence] + self.lengths[sequence])
+
     @cached_property
     def kept_rows(self) -> list[slice]:
         """Rows whose keys and values are kept: those of sequences that are not idle, neighbours together."""
         found: list[slice] = []
-        for sequence, (length, row) in enumerate(zip(self.lengths, self.offsets, strict=True)):
+        for sequence, length in enumerate(self.lengths):
             if sequence in self.idle or not length:
                 continue
-            first = found.pop().start if found and found[-1].stop == row else row
-            found.append(slice(first, row + length))
+            rows = self.rows_of(sequence)
+            first = found.pop().start if found and found[-1].stop == rows.start else rows.start
+            found.append(slice(first, rows.stop))
         return found
 
     @cached_property

@@ -239,10 +239,9 @@ class RowPlaces:
         write_integers(self.sequences, [index for index, count in enumerate(span.lengths) for _ in range(count)])
         if span.is_ragged:
             write_integers(self.columns, [column for count in span.lengths for column in range(count)])
-        if len(self.full_slots):
-            write_integers(self.full_slots, [slot % num_full for slot in span.slots])
-        if len(self.windowed_slots):
-            write_integers(self.windowed_slots, [slot % num_windowed for slot in span.slots])
+        for place, num_slots in ((self.full_slots, num_full), (self.windowed_slots, num_windowed)):
+            if len(place):
+                write_integers(place, [slot % num_slots for slot in span.slots])
 
 
 @dataclass(slots=True)

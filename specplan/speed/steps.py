@@ -45,14 +45,13 @@ def step_seconds(
     return verify_seconds(scenario, timing, gamma, logits_rows, draft_rate) + drafting + host
 
 
-def verify_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints, draft_rate: Rate = 1.0) -> Times:
+def verify_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints, draft_rate: Rate) -> Times:
     """The target's pass in the mean: γ + 1 rows of a sequence that drafts, one or as many of the others."""
     workload, batch = scenario.workload, scenario.workload.batch_size
 
     def seconds(rows: Ints) -> Times:
-        each = Pass(
-            rows=rows, batch_size=batch, context=workload.mean_context, head_rows=rows, logits_rows=logits_rows
-        )  # fmt: skip
+        context = workload.mean_context
+        each = Pass(rows=rows, batch_size=batch, context=context, head_rows=rows, logits_rows=logits_rows)
         return timing.target.pass_seconds(each)
 
     return mean_over_rows(verified_rows(scenario, batch, gamma, draft_rate), seconds)
@@ -79,8 +78,8 @@ def verified_rows(scenario: Scenario, batch: int, gamma: Ints, draft_rate: Rate)
 def mean_over_rows(likely: list[tuple[Rate, Ints]], seconds: Callable[[Ints], Times]) -> Times:
     """Seconds in the mean over numbers of rows."""
     total = sum(share for share, _ in likely)
-    weighted: list[Times] = [share / total * seconds(rows) for share, rows in likely]
-    return np.sum(weighted, axis=0)  # type: ignore[no-any-return]
+    result: Times = np.sum([share / total * seconds(rows) for share, rows in likely], axis=0)
+    return result
 
 
 def draft_seconds(scenario: Scenario, timing: Timing, gamma: Ints, logits_rows: Ints) -> Times:

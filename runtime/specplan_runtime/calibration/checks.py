@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from specplan.speculation import Drafter
 from specplan.speed.roofline import Pass
@@ -51,7 +52,8 @@ def run_checks(
     """Plain decoding, prompt lookup and the draft model on a few questions, beside what their passes should take."""
     batch = engine.plan.workload.batch_size
     verified = 1 if engine.assembly.takes_ragged else batch
-    yield _check("none", 0, answers, (batch, verified), target, None)
+    predict = partial(_predicted, batch=batch, verified=verified, target=target)
+    yield _check("none", 0, answers, partial(predict, draft=None))
     drafters: list[Drafter] = ["ngram"]
     if engine.plan.inputs.draft is not None:
         drafters.append("draft_model")
@@ -62,20 +64,13 @@ def run_checks(
         else:
             engine.set_speculating(True)
         again = [answer(engine, decoders, known.question, len(known.tokens)) for known in answers[::every]]
-        yield _check(name, CHECK_GAMMA, again, (batch, verified), target, draft if name == "draft_model" else None)
+        yield _check(name, CHECK_GAMMA, again, partial(predict, draft=draft if name == "draft_model" else None))
         done(number / len(drafters))
 
 
-def _check(
-    drafter: Drafter,
-    gamma: int,
-    answers: Sequence[Answer],
-    sizes: tuple[int, int],
-    target: StepTimer,
-    draft: StepTimer | None,
-) -> Check:
+def _check(drafter: Drafter, gamma: int, answers: Sequence[Answer], predict: Callable[[StepRecord], float]) -> Check:
     steps = [step for known in answers for step in known.steps]
-    predicted = [_predicted(step, *sizes, target, draft) for step in steps]
+    predicted = [predict(step) for step in steps]
     beyond = sorted(step.seconds - step.passes_s for step in steps)
     return Check(
         drafter,
